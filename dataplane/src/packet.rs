@@ -1,0 +1,163 @@
+//! Packets: bytes validated once ([`layout`], with `exthdr` for IPv6 chains; [`vnet`] for the device's
+//! header), and rewritten in place with their checksums right ([`Packet::apply`], [`icmp`]). What we answer
+//! with is built by [`answer`]. Nothing here knows flows or Services.
+//!
+//! A rewrite touches addresses, ports and checksums. Payload, TTL, DSCP, sequence numbers and options stay.
+
+pub mod answer;
+pub mod checksum;
+mod exthdr;
+pub mod frame;
+pub mod icmp;
+pub mod layout;
+pub mod tuple;
+pub mod vnet;
+
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod samples;
+
+use checksum::{Delta, updated, updated_partial, updated_udp};
+use layout::{Csum, Kind, Layout};
+use tuple::{Address, Family, Proto, Tuple};
+
+/// A validated packet that may be rewritten.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    bytes: &'a mut [u8],
+    layout: Layout,
+    csum: Csum,
+}
+
+impl<'a> Packet<'a> {
+    /// From bytes whose layout ([`Layout::of`]) and checksum state ([`vnet::VnetHdr::check`]) were found before.
+    #[inline]
+    pub fn from_parts(bytes: &'a mut [u8], layout: Layout, csum: Csum) -> Self {
+        Self { bytes, layout, csum }
+    }
+
+    /// Rewrites addresses and ports to `to`; the IPv4 header checksum and the checksum of TCP or UDP follow
+    /// by `delta`, which is [`Delta::between`] the packet's tuple and `to`. A wrong checksum stays wrong.
+    ///
+    /// SCTP's CRC32c covers the ports and not the addresses, and is not recomputed here yet: an SCTP packet
+    /// is right after this only if its ports stay.
+    ///
+    /// # Panics
+    /// The bytes are not of the layout, or the kind is not [`Kind::Flow`] or the family not `A`'s and the
+    /// packet too short for the difference.
+    #[inline]
+    pub fn apply<A: Address>(&mut self, to: &Tuple<A>, delta: Delta) {
+        debug_assert_eq!((self.layout.family(), self.layout.kind()), (A::FAMILY, Kind::Flow(to.proto)));
+        let (header, l4) = self.bytes.split_at_mut(self.layout.l4_offset());
+        set_addresses(header, to.src, to.dst, delta.addr);
+        set_ports(l4, to.sport, to.dport);
+        match (to.proto, self.csum) {
+            (Proto::Sctp, Csum::Full | Csum::Partial) => {}
+            (Proto::Tcp, Csum::Full) => update(l4, 16, |checksum| updated(checksum, delta.l4)),
+            (Proto::Udp, Csum::Full) => update(l4, 6, |checksum| updated_udp(checksum, delta.l4)),
+            (Proto::Tcp, Csum::Partial) => update(l4, 16, |sum| updated_partial(sum, delta.addr)),
+            (Proto::Udp, Csum::Partial) => update(l4, 6, |sum| updated_partial(sum, delta.addr)),
+        }
+    }
+}
+
+/// Sets both addresses of an IP header, and follows with the IPv4 header checksum.
+#[inline]
+fn set_addresses<A: Address>(header: &mut [u8], src: A, dst: A, change: u16) {
+    let pair = &mut header[A::OFFSET..A::OFFSET + 2 * A::LEN];
+    src.write(pair);
+    dst.write(&mut pair[A::LEN..]);
+    if A::FAMILY == Family::V4 {
+        update(header, 10, |checksum| updated(checksum, change));
+    }
+}
+
+/// Sets both ports: the first four bytes of TCP, UDP and SCTP.
+#[inline]
+fn set_ports(l4: &mut [u8], sport: u16, dport: u16) {
+    let [s0, s1] = sport.to_be_bytes();
+    let [d0, d1] = dport.to_be_bytes();
+    l4[..4].copy_from_slice(&[s0, s1, d0, d1]);
+}
+
+/// Replaces the big-endian word at a place.
+#[inline]
+fn update(bytes: &mut [u8], at: usize, f: impl FnOnce(u16) -> u16) {
+    let word = &mut bytes[at..at + 2];
+    let new = f(u16::from_be_bytes([word[0], word[1]]));
+    word.copy_from_slice(&new.to_be_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use samples::{Sample, assert_valid, v4, v6};
+
+    /// The headers a rewrite may touch, and the bytes it did.
+    fn touched(before: &[u8], after: &[u8]) -> Vec<usize> {
+        (0..before.len()).filter(|at| before[*at] != after[*at]).collect()
+    }
+
+    #[test]
+    fn a_rewrite_touches_addresses_ports_and_checksums_only() {
+        let sample = Sample { options: true, ..v4(Proto::Tcp) };
+        let to = Tuple {
+            src: [1, 2, 3, 4].into(),
+            dst: [5, 6, 7, 8].into(),
+            sport: 0x0102,
+            dport: 0x0304,
+            ..sample.tuple
+        };
+        let (before, mut bytes) = (sample.build(), sample.build());
+        let layout = Layout::of(&bytes).unwrap();
+        Packet::from_parts(&mut bytes, layout, Csum::Full).apply(&to, Delta::between(&sample.tuple, &to));
+        assert_valid(&bytes);
+        let allowed: Vec<_> = (10..20).chain(28..32).chain(44..46).collect();
+        assert!(touched(&before, &bytes).iter().all(|at| allowed.contains(at)));
+        assert_eq!(
+            (bytes[12..20].to_vec(), bytes[28..32].to_vec()),
+            (vec![1, 2, 3, 4, 5, 6, 7, 8], vec![1, 2, 3, 4])
+        );
+    }
+
+    #[test]
+    fn an_unfinished_checksum_ignores_the_ports() {
+        let sample = v6(Proto::Udp);
+        let (_, before) = sample.build_partial();
+        let mut bytes = before.clone();
+        let to = Tuple { sport: 0x0101, dport: 0x0202, ..sample.tuple };
+        let layout = Layout::of(&bytes).unwrap();
+        Packet::from_parts(&mut bytes, layout, Csum::Partial).apply(&to, Delta::between(&sample.tuple, &to));
+        assert_eq!(touched(&before, &bytes), [40, 41, 42, 43]);
+    }
+
+    #[test]
+    fn a_udp_packet_without_a_checksum_stays_without() {
+        let (four, six) = (v4(Proto::Udp), v6(Proto::Udp));
+        let mut bytes = four.build();
+        bytes[26..28].fill(0);
+        let to = Tuple { dst: [10, 1, 1, 1].into(), dport: 53, ..four.tuple };
+        let layout = Layout::of(&bytes).unwrap();
+        Packet::from_parts(&mut bytes, layout, Csum::Full).apply(&to, Delta::between(&four.tuple, &to));
+        assert_eq!(bytes[26..28], [0, 0]);
+
+        let mut bytes = six.build();
+        bytes[46..48].fill(0);
+        let to = Tuple { dport: 53, ..six.tuple };
+        let layout = Layout::of(&bytes).unwrap();
+        Packet::from_parts(&mut bytes, layout, Csum::Full).apply(&to, Delta::between(&six.tuple, &to));
+        assert_eq!(bytes[46..48], [0, 0]);
+    }
+
+    #[test]
+    fn a_wrong_checksum_stays_wrong() {
+        let sample = v4(Proto::Tcp);
+        let mut bytes = sample.build();
+        bytes[36] ^= 1;
+        let to = Tuple { dport: 8080, ..sample.tuple };
+        let layout = Layout::of(&bytes).unwrap();
+        Packet::from_parts(&mut bytes, layout, Csum::Full).apply(&to, Delta::between(&sample.tuple, &to));
+        assert!(std::panic::catch_unwind(|| assert_valid(&bytes)).is_err());
+    }
+}
