@@ -15,6 +15,7 @@
 //! Every packet gets one verdict and moves one counter ([`stats`]). `ARCHITECTURE.md` has the same walk with file names.
 
 pub mod clock;
+pub mod flow;
 pub mod ids;
 pub mod packet;
 pub mod stats;

@@ -1,0 +1,250 @@
+//! A flow: one record for both directions, read under a sequence lock, written by the owner of its chunk
+//! only.
+//!
+//! A packet that arrives with `key[d]` leaves with `key[1 - d]` reversed: the rewrite of a flow *is* its two
+//! tuples.
+
+use super::key::Key;
+use super::state::{State, StateWord};
+use super::tcp::Flags;
+use super::word::{Dir, GEN_MASK};
+use crate::ids::{EndpointId, FlowIx, ServiceId};
+use crate::packet::checksum::Delta;
+use crate::sync::{AtomicU64, Ordering, Twin, broken, fence};
+
+/// A record as it lies in the region.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(super) struct Record<const N: usize> {
+    /// Odd while being written. Half of it is the generation of this slot; words compare its low 14 bits.
+    ver: AtomicU64,
+    /// See [`State`]. Anybody may change it, by compare-and-swap.
+    pub(super) state: AtomicU64,
+    /// The tuples as they arrive: forward, reply.
+    key: [[AtomicU64; N]; 2],
+    /// `addr:16 | l4:16 | service:32`; the delta is the forward direction's.
+    delta: AtomicU64,
+    /// `endpoint:32 | incarnation:16 | spare:16`. A cache: stamped by another incarnation it means nothing.
+    meta: AtomicU64,
+}
+
+#[cfg(not(tunway_loom))]
+const _: () = assert!(size_of::<Record<2>>() == 64 && align_of::<Record<2>>() == 64);
+#[cfg(not(tunway_loom))]
+const _: () = assert!(size_of::<Record<5>>() == 128 && align_of::<Record<5>>() == 64);
+
+/// What the owner writes when it opens a flow.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Draft<const N: usize> {
+    pub(super) forward: Key<N>,
+    pub(super) reply: Key<N>,
+    pub(super) service: ServiceId,
+    pub(super) endpoint: EndpointId,
+    pub(super) incarnation: u16,
+}
+
+/// A consistent copy of a record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen<const N: usize> {
+    pub(super) keys: [Key<N>; 2],
+    pub(super) delta: Delta,
+    pub(super) service: ServiceId,
+    pub(super) meta: u64,
+    pub(super) state: State,
+}
+
+impl<const N: usize> Seen<N> {
+    /// The endpoint, unless another incarnation wrote it.
+    #[allow(clippy::cast_possible_truncation, reason = "fields are cut out of a packed word")]
+    pub(super) const fn endpoint(&self, incarnation: u16) -> EndpointId {
+        let known = (self.meta >> 16) as u16 == incarnation;
+        EndpointId(if known { (self.meta >> 32) as u32 } else { 0 })
+    }
+
+    /// The checksum change of a packet of this direction.
+    pub(super) fn delta_of(&self, dir: Dir) -> Delta {
+        match dir {
+            Dir::Forward => self.delta,
+            Dir::Reply => self.delta.inverse(),
+        }
+    }
+}
+
+impl<const N: usize> Record<N> {
+    /// A record never used, as a fresh region holds it.
+    #[cfg(tunway_loom)]
+    pub(super) fn unused() -> Self {
+        let zero = || AtomicU64::new(0);
+        let key = std::array::from_fn(|_| std::array::from_fn(|_| zero()));
+        Self { ver: zero(), state: zero(), key, delta: zero(), meta: zero() }
+    }
+
+    /// Everything, if this is still that generation and nobody was writing. Never waits, never looks twice.
+    pub(super) fn seen(&self, generation: u16) -> Option<Seen<N>> {
+        self.stable(generation, || {
+            let delta = self.delta.load(Ordering::Relaxed);
+            Seen {
+                keys: [self.load_key(Dir::Forward), self.load_key(Dir::Reply)],
+                delta: unpack(delta).0,
+                service: unpack(delta).1,
+                meta: self.meta.load(Ordering::Relaxed),
+                state: self.state.state(),
+            }
+        })
+    }
+
+    /// One tuple, under the same condition.
+    pub(super) fn key(&self, generation: u16, dir: Dir) -> Option<Key<N>> {
+        self.stable(generation, || self.load_key(dir))
+    }
+
+    /// Both tuples, under the same condition.
+    pub(super) fn keys(&self, generation: u16) -> Option<[Key<N>; 2]> {
+        self.stable(generation, || [self.load_key(Dir::Forward), self.load_key(Dir::Reply)])
+    }
+
+    /// The record's generation as its owner knows it.
+    pub(super) fn generation(&self) -> u16 {
+        generation_of(self.ver.load(Ordering::Relaxed))
+    }
+
+    /// Writes the next generation and returns it. Owner only; no word may name the record.
+    pub(super) fn write(&self, draft: &Draft<N>, state: impl FnOnce(u16) -> State) -> u16 {
+        let ver = self.ver.load(Ordering::Relaxed);
+        self.ver.store(ver.wrapping_add(1), Ordering::Relaxed);
+        // A reader that sees any of the stores below also sees `ver` odd, or even further on.
+        fence(Ordering::Release);
+        let generation = generation_of(ver.wrapping_add(2));
+        self.store_key(Dir::Forward, &draft.forward);
+        self.store_key(Dir::Reply, &draft.reply);
+        let delta = draft.forward.delta_to(&draft.reply.reversed());
+        self.delta.store(pack(delta, draft.service), Ordering::Relaxed);
+        let meta = u64::from(draft.endpoint.0) << 32 | u64::from(draft.incarnation) << 16;
+        self.meta.store(meta, Ordering::Relaxed);
+        self.state.store(state(generation).0, Ordering::Relaxed);
+        self.ver.store(ver.wrapping_add(2), Ordering::Release);
+        generation
+    }
+
+    /// Ends the record whatever its state. Owner only.
+    pub(super) fn condemn(&self) {
+        self.state.fetch_or(u64::from(Flags::DEAD.0), Ordering::AcqRel);
+    }
+
+    /// Moves on to the next generation: the record is free. Owner only; DEAD, and no word names it any more.
+    pub(super) fn retire(&self) {
+        let ver = self.ver.load(Ordering::Relaxed);
+        self.ver.store(ver.wrapping_add(2), Ordering::Release);
+    }
+
+    /// Whether it was never used, or retired. For a new owner of its chunk.
+    pub(super) fn is_free(&self) -> bool {
+        let state = self.state.state();
+        state.0 == 0 || (state.flags().has(Flags::DEAD) && state.generation() != self.generation())
+    }
+
+    fn stable<T>(&self, generation: u16, read: impl FnOnce() -> T) -> Option<T> {
+        let before = self.ver.load(Ordering::Acquire);
+        if before & 1 != 0 || generation_of(before) != generation {
+            return None;
+        }
+        let value = read();
+        // Orders the loads of `read` before the second look at `ver`; pairs with the fence in `write`.
+        fence(Ordering::Acquire);
+        (broken(Twin::LookOnce) || self.ver.load(Ordering::Relaxed) == before).then_some(value)
+    }
+
+    fn load_key(&self, dir: Dir) -> Key<N> {
+        let words = &self.key[dir as usize];
+        Key(std::array::from_fn(|n| words[n].load(Ordering::Relaxed)))
+    }
+
+    fn store_key(&self, dir: Dir, key: &Key<N>) {
+        for (word, value) in self.key[dir as usize].iter().zip(key.0) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "14 bits")]
+const fn generation_of(ver: u64) -> u16 {
+    (ver >> 1 & GEN_MASK) as u16
+}
+
+fn pack(delta: Delta, service: ServiceId) -> u64 {
+    u64::from(delta.addr) << 48 | u64::from(delta.l4) << 32 | u64::from(service.0)
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "fields are cut out of a packed word")]
+const fn unpack(word: u64) -> (Delta, ServiceId) {
+    (Delta { addr: (word >> 48) as u16, l4: (word >> 32) as u16 }, ServiceId(word as u32))
+}
+
+const _: () = assert!(FlowIx::BITS == 24);
+
+#[cfg(test)]
+#[cfg(not(tunway_loom))]
+mod tests {
+    use super::*;
+    use crate::clock::Tick;
+
+    fn record() -> Record<2> {
+        let zero = || AtomicU64::new(0);
+        let key = std::array::from_fn(|_| std::array::from_fn(|_| zero()));
+        Record { ver: zero(), state: zero(), key, delta: zero(), meta: zero() }
+    }
+
+    fn draft(n: u64) -> Draft<2> {
+        let (forward, reply) = (Key([n, 6 << 24]), Key([n + 1, 6 << 24]));
+        Draft { forward, reply, service: ServiceId(9), endpoint: EndpointId(8), incarnation: 3 }
+    }
+
+    fn live(generation: u16) -> State {
+        State::new(generation, Tick::from_secs(5), 1, Flags::NONE)
+    }
+
+    #[test]
+    fn a_written_record_reads_back_under_its_generation_only() {
+        let record = record();
+        assert!(record.is_free());
+        let generation = record.write(&draft(0x0a00_0001_0a00_0002), live);
+        let seen = record.seen(generation).unwrap();
+        assert_eq!(seen.keys, [draft(0x0a00_0001_0a00_0002).forward, draft(0x0a00_0001_0a00_0002).reply]);
+        assert_eq!(
+            (seen.service, seen.endpoint(3), seen.endpoint(4)),
+            (ServiceId(9), EndpointId(8), EndpointId(0))
+        );
+        assert!(seen.state.serves(generation) && !record.is_free());
+        assert_eq!(seen.delta_of(Dir::Reply), seen.delta_of(Dir::Forward).inverse());
+        assert!(record.seen(generation + 1).is_none() && record.key(generation - 1, Dir::Forward).is_none());
+    }
+
+    #[test]
+    fn half_written_is_a_miss() {
+        let record = record();
+        let generation = record.write(&draft(1), live);
+        record.ver.fetch_add(1, Ordering::Relaxed);
+        assert!(record.seen(generation).is_none());
+        record.ver.fetch_add(1, Ordering::Relaxed);
+        assert!(record.seen(generation).is_none() && record.seen(generation + 1).is_some());
+    }
+
+    #[test]
+    fn a_retired_record_is_free_and_nobodys() {
+        let record = record();
+        let generation = record.write(&draft(1), live);
+        record.condemn();
+        assert!(!record.is_free(), "dead, but its words may still be there");
+        assert!(record.seen(generation).is_some_and(|seen| !seen.state.serves(generation)));
+        record.retire();
+        assert!(record.is_free() && record.seen(generation).is_none());
+    }
+
+    #[test]
+    fn generations_wrap_at_14_bits() {
+        let record = record();
+        record.ver.store(2 * GEN_MASK, Ordering::Relaxed);
+        assert_eq!(record.write(&draft(1), live), 0);
+        assert!(record.seen(0).is_some_and(|seen| seen.state.serves(0)));
+    }
+}
