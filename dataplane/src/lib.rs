@@ -18,6 +18,7 @@ pub mod clock;
 pub mod flow;
 pub mod ids;
 pub mod packet;
+pub mod service;
 pub mod stats;
 pub mod verdict;
 

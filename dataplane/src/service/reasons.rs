@@ -1,0 +1,107 @@
+//! Why a decision came out as it did. [`decide()`](super::decide()) and [`choose()`](super::choose()) take a
+//! [`Reasons`] and note every step; the packet path passes [`NoReasons`], which is zero-sized and compiled
+//! away, an explanation passes [`Recorded`]. One code path, so the explanation is what the packet gets.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use super::{Backend, Policy, Service, Set};
+
+/// One step of a decision.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Reason<'a> {
+    /// The destination is the ClusterIP and port of this service port.
+    Frontend(&'a Service),
+    /// The policy of the frontend.
+    Policy(Policy),
+    /// The set the flow's endpoint comes from, and how many are in it.
+    Set(Set, usize),
+    /// No usable endpoint anywhere in the cluster.
+    NoEndpoint,
+    /// The policy is `Local`; usable endpoints exist, none on this node.
+    NoLocalEndpoint,
+    /// The return path gives every flow a SNAT address.
+    MasqueradeAll,
+    /// The destination is a live ClusterIP, but no service port of it.
+    NoSuchPort,
+    /// The destination is a SNAT address, and no flow knew the packet.
+    SnatAddress,
+    /// The destination lies in a Service CIDR, and no Service has it.
+    Unallocated,
+    /// The destination is none of ours.
+    NotOurs,
+    /// The endpoint that was picked.
+    Picked {
+        /// The endpoint.
+        backend: &'a Backend,
+        /// Its position in the set.
+        position: usize,
+        /// How many the set has.
+        of: usize,
+        /// The flow's source address.
+        client: IpAddr,
+    },
+}
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Frontend(s) => write!(f, "{} {} is ClusterIP of {}", s.cluster_ip, s.port, s.name),
+            Self::Policy(Policy::Cluster) => f.write_str("policy Cluster: endpoints of any node"),
+            Self::Policy(Policy::Local) => f.write_str("policy Local: endpoints of this node only"),
+            Self::Set(Set::Cluster, count) => write!(f, "cluster set, {count} endpoints"),
+            Self::Set(Set::Local, count) => write!(f, "local set, {count} endpoints"),
+            Self::NoEndpoint => f.write_str("no usable endpoint in the cluster"),
+            Self::NoLocalEndpoint => f.write_str("usable endpoints on other nodes only"),
+            Self::MasqueradeAll => f.write_str("the return path masquerades every flow"),
+            Self::NoSuchPort => f.write_str("a live ClusterIP, but not a port of its Services"),
+            Self::SnatAddress => f.write_str("a SNAT address, and no flow knows the packet"),
+            Self::Unallocated => f.write_str("inside a Service CIDR, and no Service has the address"),
+            Self::NotOurs => f.write_str("none of our addresses"),
+            Self::Picked { backend, position, of, client } => write!(
+                f,
+                "{client} gets endpoint {} ({} of {of})",
+                std::net::SocketAddr::new(backend.addr, backend.port),
+                position + 1
+            ),
+        }
+    }
+}
+
+/// Takes down why.
+pub trait Reasons {
+    /// Takes one step down.
+    fn note(&mut self, reason: Reason<'_>);
+}
+
+/// Takes nothing down.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoReasons;
+
+const _: () = assert!(size_of::<NoReasons>() == 0);
+
+impl Reasons for NoReasons {
+    #[inline(always)]
+    fn note(&mut self, _: Reason<'_>) {}
+}
+
+/// Takes every step down, as text, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recorded {
+    steps: Vec<String>,
+}
+
+impl Recorded {
+    /// The steps, first to last.
+    #[must_use]
+    pub fn steps(&self) -> &[String] {
+        &self.steps
+    }
+}
+
+impl Reasons for Recorded {
+    fn note(&mut self, reason: Reason<'_>) {
+        self.steps.push(reason.to_string());
+    }
+}

@@ -1,0 +1,121 @@
+//! What workers see: one consistent world, immutable, cheap to clone.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::chunked::Chunked;
+use super::lookup::{Prefixes, Vip, Vips};
+use super::{Purge, Service, SvcPort};
+use crate::ids::ServiceId;
+
+/// What workers see.
+#[derive(Debug)]
+pub enum World {
+    /// No complete snapshot yet: known flows are translated, new ones neither answered nor refused.
+    NotReady,
+    /// Serving.
+    Ready(Snapshot),
+}
+
+/// How replies come back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReturnPath {
+    /// Every flow gets a SNAT address, routed to this host.
+    #[default]
+    Masquerade,
+}
+
+/// What a snapshot needs besides Services.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fabric {
+    /// How replies come back.
+    pub return_path: ReturnPath,
+    /// SNAT addresses of either family, in the order they are tried.
+    pub snat: Vec<IpAddr>,
+    /// Service CIDRs (address, prefix length). An address in one of them that no Service has is dropped.
+    pub service_cidrs: Vec<(IpAddr, u8)>,
+}
+
+/// One consistent world. Immutable; a clone is a handful of reference counts, and the next one shares every
+/// chunk that did not change. Made by [`SnapshotBuilder`](super::SnapshotBuilder).
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub(super) generation: u64,
+    pub(super) purge_epoch: u16,
+    pub(super) vips: Vips,
+    pub(super) services: Chunked<ServiceId, Arc<Service>>,
+    pub(super) fabric: Arc<Fabric>,
+    pub(super) cidrs: Arc<Prefixes>,
+}
+
+impl Snapshot {
+    /// Counts snapshots: each is one more than the one it was made from.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The newest purge epoch of any service port it ever had: a UDP flow judged under this epoch need not be judged
+    /// again. 0 before there was one.
+    #[must_use]
+    pub fn purge_epoch(&self) -> u16 {
+        self.purge_epoch
+    }
+
+    /// The service port with this id, for the UDP rule and for names.
+    #[must_use]
+    pub fn service(&self, id: ServiceId) -> Option<&Arc<Service>> {
+        self.services.get(id)
+    }
+
+    /// The service port with this frontend.
+    #[must_use]
+    pub fn frontend(&self, addr: IpAddr, port: SvcPort) -> Option<&Arc<Service>> {
+        self.vip(addr)?.port(port)
+    }
+
+    /// Every service port, in no particular order.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.iter().map(|(_, service)| service)
+    }
+
+    /// How many service ports there are.
+    #[must_use]
+    pub fn service_count(&self) -> usize {
+        self.services.len()
+    }
+
+    /// What the snapshot knows besides Services.
+    #[must_use]
+    pub fn fabric(&self) -> &Fabric {
+        &self.fabric
+    }
+
+    /// The address is the ClusterIP of some service port.
+    #[must_use]
+    pub fn is_vip(&self, addr: IpAddr) -> bool {
+        self.vip(addr).is_some()
+    }
+
+    /// The address is one of the SNAT addresses.
+    #[must_use]
+    pub fn is_snat(&self, addr: IpAddr) -> bool {
+        self.fabric.snat.contains(&addr)
+    }
+
+    /// The address lies in a Service CIDR, whether or not a Service has it.
+    #[must_use]
+    pub fn in_service_cidr(&self, addr: IpAddr) -> bool {
+        self.cidrs.contains(addr)
+    }
+
+    /// Judges a UDP flow by the id of its service port and its endpoint's address and port. A service port
+    /// this snapshot does not know keeps its flows: they end by their timeout.
+    pub fn keeps(&self, id: ServiceId, addr: IpAddr, port: u16) -> Purge {
+        self.service(id).map_or(Purge::Kept, |service| service.keeps(addr, port))
+    }
+
+    pub(super) fn vip(&self, addr: IpAddr) -> Option<&Vip> {
+        self.vips.get(addr)
+    }
+}
