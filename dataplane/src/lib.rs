@@ -15,11 +15,16 @@
 //! Every packet gets one verdict and moves one counter ([`stats`]). `ARCHITECTURE.md` has the same walk with file names.
 
 pub mod clock;
+pub mod engine;
 pub mod flow;
 pub mod ids;
+pub mod io;
+pub mod nat;
 pub mod packet;
+pub mod plane;
 pub mod service;
 pub mod stats;
 pub mod verdict;
 
 mod sync;
+mod worker;

@@ -1,0 +1,145 @@
+//! One owner per device: an flock on `<dir>/<device>.lock`.
+//!
+//! A second attach to a multi-queue TUN device succeeds, and the kernel then splits the packets between both
+//! processes; so the lock, not the device, says who owns it. The kernel frees it when the owner dies.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+/// A lock held. Dropping it frees the device for others.
+#[derive(Debug)]
+pub(super) struct DeviceLock {
+    file: Flock<File>,
+    path: PathBuf,
+}
+
+/// Why the lock is not ours.
+#[derive(Debug)]
+pub(super) enum LockError {
+    /// Somebody else has it; their process, if the file names one that lives.
+    Held(Option<u32>),
+    /// The file cannot be had.
+    Io(io::Error),
+}
+
+impl From<io::Error> for LockError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Where the lock of a device is.
+pub(super) fn path(dir: &Path, device: &str) -> PathBuf {
+    dir.join(format!("{device}.lock"))
+}
+
+impl DeviceLock {
+    /// Takes the lock without waiting, and writes our process number into the file.
+    pub(super) fn take(path: PathBuf) -> Result<Self, LockError> {
+        if let Some(dir) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        }
+        loop {
+            let file = open(&path)?;
+            let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(file) => file,
+                Err((mut file, Errno::EWOULDBLOCK)) => return Err(LockError::Held(holder(&mut file))),
+                Err((_, error)) => return Err(LockError::Io(error.into())),
+            };
+            // Between open and lock the last owner may have removed the file: then our lock is on nothing.
+            if is_still(&file, &path)? {
+                file.set_len(0)?;
+                writeln!(file, "{}", std::process::id())?;
+                return Ok(Self { file, path });
+            }
+        }
+    }
+
+    /// Removes the file, then frees the lock.
+    pub(super) fn remove(self) -> io::Result<()> {
+        let removed = fs::remove_file(&self.path);
+        drop(self.file);
+        removed
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(path)
+}
+
+fn is_still(file: &File, path: &Path) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match fs::symlink_metadata(path) {
+        Ok(now) => Ok((now.dev(), now.ino()) == (ours.dev(), ours.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The living process the file names. An owner that has just taken the lock may not have written its number yet.
+fn holder(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(16).read_to_string(&mut text).ok()?;
+    let pid = text.trim().parse().ok()?;
+    Path::new("/proc").join(text.trim()).exists().then_some(pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_held_by_one_and_names_its_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = path(&dir.path().join("run"), "t0");
+        let first = DeviceLock::take(path.clone()).unwrap();
+        let refused = DeviceLock::take(path.clone()).unwrap_err();
+        assert!(matches!(refused, LockError::Held(Some(pid)) if pid == std::process::id()), "{refused:?}");
+        drop(first);
+        DeviceLock::take(path).unwrap();
+    }
+
+    #[test]
+    fn the_number_of_a_dead_process_is_overwritten_and_garbage_names_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = path(dir.path(), "t0");
+        fs::write(&path, "4194999 left over by somebody").unwrap();
+        let lock = DeviceLock::take(path.clone()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap().trim(), std::process::id().to_string());
+        fs::write(&path, "not a number").unwrap();
+        assert!(matches!(DeviceLock::take(path).unwrap_err(), LockError::Held(None)));
+        drop(lock);
+    }
+
+    #[test]
+    fn a_removed_lock_leaves_no_file_and_is_no_lock_for_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = path(dir.path(), "t0");
+        let first = DeviceLock::take(path.clone()).unwrap();
+        let waiting = open(&path).unwrap();
+        first.remove().unwrap();
+        assert!(!path.exists());
+        assert!(!is_still(&waiting, &path).unwrap());
+        DeviceLock::take(path).unwrap();
+    }
+
+    #[test]
+    fn a_link_in_the_files_place_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = path(dir.path(), "t0");
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &path).unwrap();
+        assert!(matches!(DeviceLock::take(path).unwrap_err(), LockError::Io(_)));
+    }
+}

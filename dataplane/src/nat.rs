@@ -1,0 +1,197 @@
+//! What becomes of one validated packet: known flow, new flow, ICMP error, or none of ours.
+//!
+//! [`Nat`] is one worker's hands on one family for one batch. It rewrites packets in place and says how each one
+//! ends; building answers and moving frames is the engine's work. The three tiers a packet may reach, and what
+//! each may cost, are listed in `engine.rs`.
+
+pub mod ports;
+pub mod prng;
+pub mod reject;
+
+mod forward;
+mod purge;
+mod related;
+pub(crate) mod tally;
+
+use crate::clock::Time;
+use crate::flow::{Chunks, Dir, Hash, Hit, Key, Table};
+use crate::packet::Packet;
+use crate::packet::frame::Frame;
+use crate::packet::layout::{Addresses, Kind, L4Flags};
+use crate::packet::tuple::{Address, Proto, Tuple};
+use crate::service::{Decision, NoReasons, Snapshot, World, decide_portless};
+use crate::stats::{Counter, WorkerStats};
+use crate::verdict::{DropReason, Verdict};
+use prng::Prng;
+use reject::Answer;
+use tally::Tally;
+
+pub(crate) use forward::forward_endpoint;
+pub(crate) use purge::{endpoint_of, may_go_on};
+
+/// How a packet's way through the NAT ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It has its verdict.
+    Done(Verdict),
+    /// An answer is due.
+    Answer(Answer),
+    /// Another worker is opening the same flow, or changed the one it matched: try again shortly.
+    Raced,
+}
+
+impl Outcome {
+    pub(crate) const TRANSLATED: Self = Self::Done(Verdict::Translated);
+    const PASSED: Self = Self::Done(Verdict::Passed);
+
+    const fn dropped(reason: DropReason) -> Self {
+        Self::Done(Verdict::Dropped(reason))
+    }
+}
+
+/// What the spec leaves to the operator.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Choices {
+    /// Refuse TCP with a RST instead of an ICMP error.
+    pub(crate) reject_with_rst: bool,
+    /// Take up TCP flows whose start was not seen.
+    pub(crate) tcp_loose: bool,
+    /// Count packets and bytes of every flow.
+    pub(crate) accounting: bool,
+}
+
+/// One worker's hands on the flows of one family, for one batch.
+pub(crate) struct Nat<'a, const N: usize> {
+    pub(crate) table: &'a Table<N>,
+    pub(crate) own: &'a mut Chunks<N>,
+    pub(crate) tally: &'a mut Tally<N>,
+    pub(crate) world: &'a World,
+    pub(crate) now: Time,
+    pub(crate) choices: Choices,
+    pub(crate) prng: &'a mut Prng,
+    pub(crate) stats: &'a WorkerStats,
+    /// Whether this batch may still look for flows of this family to evict.
+    pub(crate) may_evict: &'a mut bool,
+}
+
+impl<const N: usize> Nat<'_, N> {
+    /// Sends one validated packet of family `A` on its way. `hash` is its key's, for a packet with a tuple.
+    pub(crate) fn translate<A: Address>(&mut self, frame: &mut Frame, hash: Hash) -> Outcome
+    where
+        Key<N>: From<Tuple<A>>,
+        Tuple<A>: From<Key<N>>,
+    {
+        match frame.layout.kind() {
+            Kind::Flow(proto) => self.flow_packet::<A>(frame, hash, proto),
+            Kind::IcmpError => self.icmp_error::<A>(frame),
+            Kind::Icmp | Kind::Other => self.portless::<A>(frame),
+        }
+    }
+
+    fn flow_packet<A: Address>(&mut self, frame: &mut Frame, hash: Hash, proto: Proto) -> Outcome
+    where
+        Key<N>: From<Tuple<A>>,
+        Tuple<A>: From<Key<N>>,
+    {
+        let tuple: Tuple<A> = frame.layout.tuple(frame.packet());
+        let key = Key::from(tuple);
+        let flags = frame.layout.flags();
+        if let Some(hit) = self.table.lookup(hash, &key) {
+            match self.fate(&hit, &tuple, proto, flags) {
+                Fate::GoesOn => {
+                    self.apply::<A>(frame, &hit, flags);
+                    return Outcome::TRANSLATED;
+                }
+                Fate::OpensAnew => {}
+                Fate::Changed => return Outcome::Raced,
+                Fate::Ends(reason) => return Outcome::dropped(reason),
+            }
+        }
+        self.new_flow(frame, &tuple, flags)
+    }
+
+    /// A hit is translated, whatever its flags and windows say, but for two cases: a client's SYN on a closed TCP
+    /// flow, and UDP to a withdrawn endpoint.
+    pub(crate) fn fate<A: Address>(
+        &self,
+        hit: &Hit<N>,
+        tuple: &Tuple<A>,
+        proto: Proto,
+        flags: L4Flags,
+    ) -> Fate
+    where
+        Tuple<A>: From<Key<N>>,
+    {
+        match proto {
+            Proto::Tcp => {
+                if !(flags.is_syn() && hit.dir == Dir::Forward && hit.reopenable()) {
+                    return Fate::GoesOn;
+                }
+                self.end(hit, Counter::FlowsReopened)
+            }
+            Proto::Udp => {
+                let World::Ready(snapshot) = self.world else { return Fate::GoesOn };
+                if may_go_on(self.table, snapshot, hit, endpoint_of(hit, tuple)) {
+                    return Fate::GoesOn;
+                }
+                let ended = self.end(hit, Counter::FlowsPurged);
+                match hit.dir {
+                    Dir::Forward => ended,
+                    Dir::Reply => Fate::Ends(DropReason::StaleEndpoint),
+                }
+            }
+            Proto::Sctp => Fate::GoesOn,
+        }
+    }
+
+    /// Ends the flow of a hit so that its packet opens a new one. Another worker may have ended, reopened or refreshed
+    /// it meanwhile: then what was judged is no longer so, and sending the packet to the old endpoint would be wrong.
+    fn end(&self, hit: &Hit<N>, counted_as: Counter) -> Fate {
+        if !self.table.kill(hit) {
+            return Fate::Changed;
+        }
+        self.stats.add(counted_as, 1);
+        Fate::OpensAnew
+    }
+
+    fn apply<A: Address>(&mut self, frame: &mut Frame, hit: &Hit<N>, flags: L4Flags)
+    where
+        Tuple<A>: From<Key<N>>,
+    {
+        self.table.touch(hit, self.now.tick(), flags);
+        if self.choices.accounting {
+            self.tally.add(self.table, hit, frame.layout.total_len());
+        }
+        let (layout, csum) = (frame.layout, frame.csum);
+        Packet::from_parts(frame.packet_mut(), layout, csum).apply(&Tuple::<A>::from(hit.out), hit.delta);
+    }
+
+    /// Echo and every protocol a Service cannot have.
+    fn portless<A: Address>(&self, frame: &Frame) -> Outcome {
+        let World::Ready(snapshot) = self.world else { return Outcome::dropped(DropReason::NotReady) };
+        let Addresses { src, dst } = frame.layout.addresses::<A>(frame.packet());
+        match decide_portless(snapshot, dst.into(), &mut NoReasons) {
+            Decision::NotOurs => Outcome::PASSED,
+            Decision::Drop(reason) => Outcome::dropped(reason),
+            Decision::Reject if is_frontend_or_snat(snapshot, src) => Outcome::dropped(DropReason::Martian),
+            // No Service is served without a port; refusing is the safe reading.
+            Decision::Reject | Decision::Serve { .. } => Outcome::Answer(Answer::Unreachable),
+        }
+    }
+}
+
+/// What happens to the flow a packet matched.
+pub(crate) enum Fate {
+    GoesOn,
+    /// It has ended, and the packet opens another.
+    OpensAnew,
+    /// Another worker changed it while it was judged.
+    Changed,
+    /// It gets no further, and neither does the packet.
+    Ends(DropReason),
+}
+
+/// A source that can only be forged: nobody sends from a VIP, and SNAT addresses are ours.
+fn is_frontend_or_snat<A: Address>(snapshot: &Snapshot, src: A) -> bool {
+    snapshot.is_vip(src.into()) || snapshot.is_snat(src.into())
+}

@@ -1,0 +1,179 @@
+//! The first packet of a flow: decide, choose, find a source port, open, translate.
+
+use std::net::IpAddr;
+
+use super::ports::Candidates;
+use super::reject::Answer;
+use super::{Fate, Nat, Outcome, is_frontend_or_snat, may_go_on};
+use crate::flow::{Hit, Key, NewFlow, Opened};
+use crate::packet::frame::Frame;
+use crate::packet::layout::L4Flags;
+use crate::packet::tuple::{Address, Proto, Tuple};
+use crate::service::{Backend, Decision, NoReasons, Origin, Service, Set, Snapshot, World, choose, decide};
+use crate::stats::Counter;
+use crate::verdict::DropReason;
+
+impl<const N: usize> Nat<'_, N> {
+    /// A packet no flow knows.
+    pub(crate) fn new_flow<A: Address>(
+        &mut self,
+        frame: &mut Frame,
+        tuple: &Tuple<A>,
+        flags: L4Flags,
+    ) -> Outcome
+    where
+        Key<N>: From<Tuple<A>>,
+        Tuple<A>: From<Key<N>>,
+    {
+        let World::Ready(snapshot) = self.world else { return Outcome::dropped(DropReason::NotReady) };
+        let decision = decide(snapshot, &tuple.any(), &Origin::default(), &mut NoReasons);
+        if matches!(decision, Decision::Serve { .. } | Decision::Reject) {
+            if is_frontend_or_snat(snapshot, tuple.src) {
+                return Outcome::dropped(DropReason::Martian);
+            }
+            if let Some(outcome) = self.midstream(tuple.proto, flags) {
+                return outcome;
+            }
+        }
+        match decision {
+            Decision::NotOurs => Outcome::PASSED,
+            Decision::Drop(reason) => Outcome::dropped(reason),
+            Decision::Reject if tuple.proto == Proto::Tcp && self.choices.reject_with_rst => {
+                Outcome::Answer(Answer::Reset)
+            }
+            Decision::Reject => Outcome::Answer(Answer::Unreachable),
+            Decision::Serve { service, set, masquerade } => {
+                self.serve(frame, tuple, flags, snapshot, &Serving { service, set, masquerade })
+            }
+        }
+    }
+
+    /// TCP that does not begin with a SYN: the flow was lost or never ours. A RST tells the client at once. What may
+    /// be picked up instead is an ACK, as in the kernel: nobody waits for an answer to a RST, and a FIN's or a
+    /// SYN/ACK's endpoint, drawn at random, could only say RST.
+    fn midstream(&self, proto: Proto, flags: L4Flags) -> Option<Outcome> {
+        const NO_START: [L4Flags; 3] = [L4Flags::SYN, L4Flags::FIN, L4Flags::RST];
+        let picked_up = || flags.has(L4Flags::ACK) && !NO_START.iter().any(|flag| flags.has(*flag));
+        if proto != Proto::Tcp || flags.is_syn() || (self.choices.tcp_loose && picked_up()) {
+            return None;
+        }
+        Some(if flags.has(L4Flags::RST) {
+            Outcome::dropped(DropReason::NotAnswerable)
+        } else {
+            Outcome::Answer(Answer::Reset)
+        })
+    }
+
+    fn serve<A: Address>(
+        &mut self,
+        frame: &mut Frame,
+        tuple: &Tuple<A>,
+        flags: L4Flags,
+        snapshot: &Snapshot,
+        serving: &Serving<'_>,
+    ) -> Outcome
+    where
+        Key<N>: From<Tuple<A>>,
+        Tuple<A>: From<Key<N>>,
+    {
+        let Serving { service, set, masquerade } = *serving;
+        // `decide` serves only from sets that are not empty.
+        let Some(backend) = choose(service, set, self.prng, tuple.src.into(), &mut NoReasons) else {
+            return Outcome::Answer(Answer::Unreachable);
+        };
+        let new = NewFlow {
+            forward: Key::from(*tuple),
+            service: service.id,
+            endpoint: backend.id,
+            epoch: snapshot.purge_epoch(),
+            masquerade,
+            pickup: tuple.proto == Proto::Tcp && !flags.is_syn(),
+            seen: flags,
+            now: self.now,
+        };
+        let mut opened = self.open(&new, tuple, snapshot, backend);
+        if matches!(opened, Opened::TableFull) && self.make_room::<A>(snapshot) {
+            opened = self.open(&new, tuple, snapshot, backend);
+        }
+        let hit = match opened {
+            Opened::New(hit) => {
+                self.stats.add(Counter::FlowsOpened, 1);
+                hit
+            }
+            // Judged as any hit is: it may have been opened under an older snapshot.
+            Opened::Existing(hit) => match self.fate(&hit, tuple, tuple.proto, flags) {
+                Fate::GoesOn => hit,
+                Fate::OpensAnew | Fate::Changed => return Outcome::Raced,
+                Fate::Ends(reason) => return Outcome::dropped(reason),
+            },
+            Opened::Raced => return Outcome::Raced,
+            Opened::TableFull => return Outcome::dropped(DropReason::TableFull),
+            Opened::BucketFull => return Outcome::dropped(DropReason::BucketFull),
+            Opened::PortsExhausted => return Outcome::dropped(DropReason::PortsExhausted),
+        };
+        self.apply::<A>(frame, &hit, flags);
+        Outcome::TRANSLATED
+    }
+
+    fn open<A: Address>(
+        &mut self,
+        new: &NewFlow<N>,
+        tuple: &Tuple<A>,
+        snapshot: &Snapshot,
+        backend: &Backend,
+    ) -> Opened<N>
+    where
+        Key<N>: From<Tuple<A>>,
+    {
+        let Some(endpoint) = A::from_ip(backend.addr) else { return Opened::PortsExhausted };
+        let ports = Candidates::new(tuple.sport, self.prng);
+        let arriving = |dst: A, dport| {
+            Key::from(Tuple { src: endpoint, dst, sport: backend.port, dport, proto: tuple.proto })
+        };
+        let mut clashes = 0;
+        let opened = if new.masquerade {
+            let snat = snapshot.fabric().snat.iter().copied().filter_map(A::from_ip);
+            let replies = snat.flat_map(|dst| ports.clone().map(move |port| arriving(dst, port)));
+            self.table.open(self.own, new, replies, &mut clashes)
+        } else {
+            let replies = ports.map(|port| arriving(tuple.src, port));
+            self.table.open(self.own, new, replies, &mut clashes)
+        };
+        self.stats.add(Counter::PortClashes, u64::from(clashes));
+        opened
+    }
+
+    /// The table is full: ends flows nobody would miss, once a batch and family. True when there is room now.
+    fn make_room<A: Address>(&mut self, snapshot: &Snapshot) -> bool
+    where
+        Tuple<A>: From<Key<N>>,
+    {
+        if !std::mem::take(self.may_evict) {
+            return false;
+        }
+        let table = self.table;
+        let swept = table.sweep(self.own, self.now, true, |hit: &Hit<N>| {
+            !may_go_on(table, snapshot, hit, forward_endpoint::<A, N>(hit))
+        });
+        self.stats.swept(swept.expired, swept.evicted, swept.purged);
+        // Whoever ended the flows: also records that others left behind count.
+        swept.freed > 0
+    }
+}
+
+/// A decision to serve.
+#[derive(Clone, Copy)]
+struct Serving<'a> {
+    service: &'a Service,
+    set: Set,
+    masquerade: bool,
+}
+
+/// The endpoint of a flow as the sweep shows it: by its forward direction.
+pub(crate) fn forward_endpoint<A: Address, const N: usize>(hit: &Hit<N>) -> (IpAddr, u16)
+where
+    Tuple<A>: From<Key<N>>,
+{
+    let out = Tuple::<A>::from(hit.out);
+    (out.dst.into(), out.dport)
+}
