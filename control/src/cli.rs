@@ -1,0 +1,379 @@
+//! The command line: what may be typed, and what each command does with it. One file a command that prints.
+//!
+//! Exit codes: 0 done, 1 failed, 64 (`EX_USAGE`) a flag or configuration value that cannot be used.
+
+pub mod flows;
+pub mod host;
+pub mod services;
+pub mod table;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::file::{ConfigFile, KubernetesFile, MaxFlows, RejectWith, ReturnPathName, SourceFile};
+use crate::config::{self, Config, ConfigError, Machine};
+
+/// The exit code of a usage error: `EX_USAGE` of sysexits(3).
+pub const EX_USAGE: u8 = 64;
+
+/// A userspace Kubernetes Service dataplane: reads packets to Service addresses from a TUN device, translates
+/// them to endpoints, and brings the replies back.
+#[derive(Debug, Parser)]
+#[command(name = "tunway", version, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve Services on this host, until SIGTERM or SIGINT
+    Run(RunArgs),
+    /// Show it work: a small cluster in namespaces of its own, a Service, requests through it
+    Demo(DemoArgs),
+    /// Look at this host as `run` would, and say what is in the way; changes nothing
+    Check(RunArgs),
+    /// Take everything of tunway off this host: rules, routes, device, files
+    Cleanup(CleanupArgs),
+    /// Show the flow table of a running tunway
+    Flows(FlowsArgs),
+    /// Show the Services a running tunway serves, their endpoints, and what is wrong
+    Services(ServicesArgs),
+}
+
+/// Flags of `run` and `check`. Each wins over its key in the file.
+#[derive(Clone, Debug, Default, Args)]
+pub struct RunArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Take Services from this directory of YAML or JSON manifests
+    #[arg(long, value_name = "DIR", conflicts_with = "kubeconfig")]
+    pub manifests: Option<PathBuf>,
+    /// Take Services from the Kubernetes API this kubeconfig names [default: the pod's service account]
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// This node's name in the cluster [default: NODE_NAME, else the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Remove what is in the way: kube-proxy's leftovers, a FORWARD that drops
+    #[arg(long)]
+    pub take_over: bool,
+    /// Accept the device's packets in FORWARD
+    #[arg(long)]
+    pub forward_accept: bool,
+    /// The TUN device [default: tunway0]
+    #[arg(long, value_name = "NAME")]
+    pub device: Option<String>,
+    /// Worker threads, each with a queue of its own [default: one a core, at most 8]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+    /// The source address endpoints see (required): routed to this host by everything that answers; once a family
+    #[arg(long, value_name = "ADDRESS")]
+    pub snat_address: Vec<IpAddr>,
+    /// A Service CIDR of the cluster; may be repeated [default: 10.96.0.0/12 and fd00:10:96::/112]
+    #[arg(long, value_name = "CIDR")]
+    pub service_cidr: Vec<String>,
+    /// How replies come back [default: auto]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub return_path: Option<ReturnPathName>,
+    /// How a Service without endpoints refuses TCP [default: icmp]
+    #[arg(long, value_enum, value_name = "HOW")]
+    pub reject_with: Option<RejectWith>,
+    /// Pick up TCP connections whose start was not seen
+    #[arg(long)]
+    pub tcp_loose: bool,
+    /// IPv4 flows that fit [default: 262144]
+    #[arg(long, value_name = "N")]
+    pub max_flows_v4: Option<u32>,
+    /// IPv6 flows that fit [default: 131072]
+    #[arg(long, value_name = "N")]
+    pub max_flows_v6: Option<u32>,
+    /// The directory flows are kept in, a tmpfs [default: /run/tunway, else /dev/shm/tunway]
+    #[arg(long, value_name = "DIR")]
+    pub flow_file: Option<PathBuf>,
+    /// The control socket [default: /run/tunway/DEVICE.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Seconds between SIGTERM and the stop, in which flows go on [default: 1]
+    #[arg(long, value_name = "SECONDS")]
+    pub drain_seconds: Option<u64>,
+    /// What to log: error, warn, info, debug, trace, or TARGET=LEVEL,… [default: info; check: warn]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+/// Flags of `demo`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct DemoArgs {
+    /// Leave the cluster running until Ctrl-C, and say how to explore it
+    #[arg(long)]
+    pub keep: bool,
+    /// Deploy this manifest instead of the embedded walkthrough
+    #[arg(long, value_name = "FILE")]
+    pub manifest: Option<PathBuf>,
+}
+
+/// Flags of `cleanup`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct CleanupArgs {
+    /// The configuration file `run` was given
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The TUN device [default: tunway0]
+    #[arg(long, value_name = "NAME")]
+    pub device: Option<String>,
+    /// The directory of the flows, if `run` was given one
+    #[arg(long, value_name = "DIR")]
+    pub flow_file: Option<PathBuf>,
+    /// The control socket, if `run` was given one
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// Where the running tunway is found.
+#[derive(Clone, Debug, Default, Args)]
+pub struct SocketArgs {
+    /// The control socket [default: /run/tunway/DEVICE.sock]
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// The device it serves [default: tunway0]
+    #[arg(long, value_name = "NAME")]
+    pub device: Option<String>,
+    /// Print the answer as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `flows`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct FlowsArgs {
+    /// Where to ask.
+    #[command(flatten)]
+    pub at: SocketArgs,
+    /// Only flows of this Service: NAMESPACE/NAME, with or without :PORT
+    #[arg(long, value_name = "SERVICE")]
+    pub service: Option<String>,
+    /// At most so many flows
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub limit: usize,
+}
+
+/// Flags of `services`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ServicesArgs {
+    /// Where to ask.
+    #[command(flatten)]
+    pub at: SocketArgs,
+}
+
+/// Why a command did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// It cannot be done with these flags or this file: exit code 64.
+    #[error(transparent)]
+    Usage(#[from] ConfigError),
+    /// It was tried and failed: exit code 1.
+    #[error("{}", in_words(.0))]
+    Failed(anyhow::Error),
+}
+
+/// An error with its causes, less those a sentence before has said already.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if said.is_empty() {
+            said = cause;
+        } else if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Failure {
+    /// The process's exit code.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => EX_USAGE,
+            Self::Failed(_) => 1,
+        }
+    }
+}
+
+impl RunArgs {
+    /// The configuration these flags and their file give on this machine.
+    ///
+    /// # Errors
+    /// A value that cannot be used.
+    pub fn config(self, machine: &Machine) -> Result<Config, ConfigError> {
+        let path = self.config.clone();
+        Config::load(path.as_deref(), self.into_file(), machine)
+    }
+
+    fn into_file(self) -> ConfigFile {
+        let source = (self.manifests.is_some() || self.kubeconfig.is_some()).then(|| SourceFile {
+            kubernetes: self.kubeconfig.map(|file| KubernetesFile { kubeconfig: Some(file) }),
+            manifests: self.manifests,
+        });
+        let some = |v4: Option<u32>, v6: Option<u32>| v4.is_some() || v6.is_some();
+        ConfigFile {
+            device: self.device,
+            workers: self.workers,
+            max_flows: some(self.max_flows_v4, self.max_flows_v6)
+                .then_some(MaxFlows { ipv4: self.max_flows_v4, ipv6: self.max_flows_v6 }),
+            flow_file: self.flow_file,
+            service_cidrs: (!self.service_cidr.is_empty()).then_some(self.service_cidr),
+            snat_addresses: (!self.snat_address.is_empty()).then_some(self.snat_address),
+            return_path: self.return_path,
+            reject_with: self.reject_with,
+            // A switch can only be turned on here: its absence says nothing about the file's value.
+            tcp_loose: self.tcp_loose.then_some(true),
+            take_over: self.take_over.then_some(true),
+            forward_accept: self.forward_accept.then_some(true),
+            source,
+            node_name: self.node_name,
+            socket: self.socket,
+            drain_seconds: self.drain_seconds,
+            ..ConfigFile::default()
+        }
+    }
+}
+
+impl CleanupArgs {
+    /// The configuration these flags and their file give on this machine.
+    ///
+    /// # Errors
+    /// A value that cannot be used.
+    pub fn config(self, machine: &Machine) -> Result<Config, ConfigError> {
+        let (device, flow_file, socket) = (self.device, self.flow_file, self.socket);
+        let flags = ConfigFile { device, flow_file, socket, ..ConfigFile::default() };
+        Config::load(self.config.as_deref(), flags, machine)
+    }
+}
+
+impl SocketArgs {
+    /// The control socket these flags name.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| {
+            config::default_socket(self.device.as_deref().unwrap_or(config::DEFAULT_DEVICE))
+        })
+    }
+}
+
+/// Writes to where a command's output goes, which is not always a terminal: a reader that left is not a failure.
+fn print(out: &mut dyn std::io::Write, text: &[u8]) -> Result<(), Failure> {
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("cannot write the output").into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One line of JSON.
+fn print_json(out: &mut dyn std::io::Write, mut json: Vec<u8>) -> Result<(), Failure> {
+    json.push(b'\n');
+    print(out, &json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine() -> Machine {
+        Machine { node_name: None, host_name: "host".into(), cores: 2 }
+    }
+
+    fn run(args: &[&str]) -> RunArgs {
+        let cli = Cli::try_parse_from(["tunway", "run"].iter().chain(args)).unwrap();
+        let Command::Run(args) = cli.command else { panic!("not run") };
+        args
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_become_configuration() {
+        let config = run(&[
+            "--manifests",
+            "/etc/m",
+            "--snat-address",
+            "192.0.2.1",
+            "--snat-address",
+            "2001:db8::1",
+            "--service-cidr",
+            "10.0.0.0/16",
+            "--device",
+            "tw1",
+            "--take-over",
+            "--max-flows-v4",
+            "9000",
+        ])
+        .config(&machine())
+        .unwrap();
+        assert_eq!(config.source, config::SourceConfig::Manifests { dir: "/etc/m".into() });
+        assert_eq!(config.snat.len(), 2);
+        assert_eq!(config.service_cidrs, [("10.0.0.0".parse().unwrap(), 16)]);
+        assert_eq!(config.socket, PathBuf::from("/run/tunway/tw1.sock"));
+        assert_eq!((config.max_flows_v4, config.max_flows_v6), (9000, config::DEFAULT_FLOWS_V6));
+        assert!(config.take_over && !config.forward_accept);
+    }
+
+    #[test]
+    fn the_help_says_what_tunway_is_for() {
+        let about = <Cli as clap::CommandFactory>::command().get_about().map(ToString::to_string);
+        assert!(about.as_ref().is_some_and(|about| about.contains("Service dataplane")), "{about:?}");
+    }
+
+    #[test]
+    fn cleanup_finds_the_files_run_was_told_to_make() {
+        let args =
+            ["tunway", "cleanup", "--device", "tw1", "--flow-file", "/mnt/f", "--socket", "/tmp/t.sock"];
+        let Command::Cleanup(args) = Cli::try_parse_from(args).unwrap().command else {
+            panic!("not cleanup")
+        };
+        let files = crate::run::place::files(&args.config(&machine()).unwrap());
+        for file in ["/mnt/f/tw1.flows", "/tmp/t.sock"] {
+            assert!(files.contains(&PathBuf::from(file)), "{files:?}");
+        }
+    }
+
+    #[test]
+    fn two_sources_are_a_usage_error() {
+        let args = ["tunway", "run", "--manifests", "d", "--kubeconfig", "f"];
+        assert!(Cli::try_parse_from(args).is_err());
+        assert_eq!(Failure::Usage(ConfigError::new("a", "b", "c")).exit_code(), 64);
+        assert_eq!(Failure::Failed(anyhow::anyhow!("x")).exit_code(), 1);
+    }
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let inner = anyhow::anyhow!("permission denied");
+        let said = inner.context("cannot open x: permission denied (run as root)").context("no start");
+        let failure = Failure::Failed(said);
+        assert_eq!(failure.to_string(), "no start: cannot open x: permission denied (run as root)");
+    }
+
+    #[test]
+    fn the_socket_follows_the_device() {
+        let at = SocketArgs { device: Some("tw7".into()), ..SocketArgs::default() };
+        assert_eq!(at.path(), PathBuf::from("/run/tunway/tw7.sock"));
+        assert_eq!(SocketArgs::default().path(), PathBuf::from("/run/tunway/tunway0.sock"));
+    }
+}

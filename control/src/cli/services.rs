@@ -1,0 +1,182 @@
+//! `tunway services`: what a running tunway serves, with which endpoints, and what is wrong.
+
+use std::io::Write;
+use std::net::SocketAddr;
+
+use crate::cli::table::Table;
+use crate::cli::{Failure, ServicesArgs};
+use crate::socket::client;
+use crate::socket::wire::{Endpoint, Query, ServicePort, Services};
+
+/// Endpoints named of a Service port, each on a line of its own; further ones are counted.
+const NAMED: usize = 8;
+
+/// Asks and prints.
+///
+/// # Errors
+/// No tunway answers, or the output cannot be written.
+pub fn run(args: &ServicesArgs, out: &mut dyn Write) -> Result<(), Failure> {
+    let answer = client::ask_blocking(&args.at.path(), &Query::Services).map_err(anyhow::Error::from)?;
+    if args.at.json {
+        return super::print_json(out, answer);
+    }
+    let services: Services = serde_json::from_slice(&answer).map_err(anyhow::Error::from)?;
+    super::print(out, render(&services).as_bytes())
+}
+
+/// The table, the problems, and how tunway is.
+#[must_use]
+pub fn render(services: &Services) -> String {
+    let mut text = String::new();
+    if !services.services.is_empty() {
+        text.push_str(&table(&services.services).to_string());
+    }
+    if !services.problems.is_empty() {
+        text.push_str("\nPROBLEMS\n");
+        for trouble in &services.problems {
+            let field = if trouble.field.is_empty() { String::new() } else { format!(": {}", trouble.field) };
+            text.push_str(&format!(
+                "  {}{field}: {}\n    remedy: {}\n",
+                trouble.object, trouble.what, trouble.remedy
+            ));
+        }
+        text.push('\n');
+    }
+    let status = &services.status;
+    let state = match (status.stopping, status.ready) {
+        (true, _) => "stopping".to_owned(),
+        (false, true) => format!("ready, generation {}", status.generation),
+        (false, false) => "not ready: waiting for the first full list; known flows are served".to_owned(),
+    };
+    let ports = match services.services.len() {
+        1 => "1 service port".to_owned(),
+        n => format!("{n} service ports"),
+    };
+    let touch = if status.connected { "" } else { "out of touch with the " };
+    text.push_str(&format!(
+        "{ports} on {} ({}); {state}; {touch}source: {}\n",
+        status.device, status.node, status.source
+    ));
+    text
+}
+
+fn table(services: &[ServicePort]) -> Table {
+    let mut table = Table::new(&["SERVICE", "PROTO", "ADDRESS", "POLICY", "ENDPOINTS"]);
+    for service in services {
+        let mut endpoints = endpoints(&service.endpoints).into_iter();
+        table.row([
+            service.name.clone(),
+            service.proto.clone(),
+            SocketAddr::new(service.cluster_ip, service.port).to_string(),
+            service.internal_traffic_policy.clone(),
+            endpoints.next().unwrap_or_default(),
+        ]);
+        // The others below the first: on one line they would not fit a terminal.
+        for endpoint in endpoints {
+            table.row([const { String::new() }; 4].into_iter().chain([endpoint]));
+        }
+    }
+    table
+}
+
+/// `10.0.0.1:80 pod-a`, one a line: those that take new flows; `(none)` refuses.
+fn endpoints(all: &[Endpoint]) -> Vec<String> {
+    let serving: Vec<_> = all.iter().filter(|endpoint| !endpoint.sets.is_empty()).collect();
+    if serving.is_empty() {
+        return vec!["(none)".to_owned()];
+    }
+    let name = |endpoint: &&Endpoint| match &endpoint.target {
+        Some(pod) => format!("{} {pod}", endpoint.address),
+        None => endpoint.address.to_string(),
+    };
+    let mut names: Vec<_> = serving.iter().take(NAMED).map(name).collect();
+    if serving.len() > NAMED {
+        names.push(format!("and {} more (--json names all)", serving.len() - NAMED));
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket::wire::{Status, Trouble};
+
+    fn endpoint(last: u8, sets: &[&str]) -> Endpoint {
+        Endpoint {
+            address: SocketAddr::new([10, 0, 0, last].into(), 8080),
+            target: (last == 1).then(|| "web-1".to_owned()),
+            local: false,
+            sets: sets.iter().map(|set| (*set).to_owned()).collect(),
+        }
+    }
+
+    fn service(endpoints: Vec<Endpoint>) -> ServicePort {
+        ServicePort {
+            name: "default/web:80".into(),
+            proto: "TCP".into(),
+            cluster_ip: "fd00:10:96::7".parse().unwrap(),
+            port: 80,
+            internal_traffic_policy: "Cluster".into(),
+            endpoints,
+        }
+    }
+
+    #[test]
+    fn services_problems_and_state() {
+        let services = Services {
+            services: vec![service(vec![
+                endpoint(1, &["cluster"]),
+                endpoint(2, &[]),
+                endpoint(3, &["cluster"]),
+            ])],
+            problems: vec![Trouble {
+                object: "Service default/old".into(),
+                field: "spec.clusterIP".into(),
+                what: "missing; not served".into(),
+                remedy: "set one".into(),
+            }],
+            status: Status {
+                device: "tunway0".into(),
+                node: "n1".into(),
+                ready: true,
+                generation: 4,
+                connected: true,
+                source: "/etc/m".into(),
+                ..Status::default()
+            },
+        };
+        let expected = "\
+SERVICE         PROTO  ADDRESS             POLICY   ENDPOINTS
+default/web:80  TCP    [fd00:10:96::7]:80  Cluster  10.0.0.1:8080 web-1
+                                                    10.0.0.3:8080
+
+PROBLEMS
+  Service default/old: spec.clusterIP: missing; not served
+    remedy: set one
+
+1 service port on tunway0 (n1); ready, generation 4; source: /etc/m
+";
+        assert_eq!(render(&services), expected);
+    }
+
+    #[test]
+    fn before_the_first_list_it_says_so() {
+        let text = render(&Services {
+            status: Status { source: "refused".into(), ..Status::default() },
+            ..Services::default()
+        });
+        assert!(
+            text.contains("not ready") && text.contains("out of touch with the source: refused"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn many_endpoints_are_counted_and_none_is_said() {
+        let many: Vec<_> = (1..=10).map(|last| endpoint(last, &["cluster", "local"])).collect();
+        let named = endpoints(&many);
+        assert_eq!((named.len(), named[7].as_str()), (9, "10.0.0.8:8080"));
+        assert_eq!(named[8], "and 2 more (--json names all)");
+        assert_eq!(endpoints(&[endpoint(1, &[])]), ["(none)"]);
+    }
+}

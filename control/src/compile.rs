@@ -1,0 +1,134 @@
+//! Objects into snapshots: compiles the Services that may have changed, gives them stable ids, shares the rest
+//! with the previous snapshot, and publishes nothing when nothing came out differently. Pure.
+//!
+//! What one object says may change what another gets: a frontend that two Services claim goes to the older, and
+//! an endpoint at some Service's frontend is refused. So a change of claims pulls in whoever stands in line for
+//! the same frontend and whoever has an endpoint at an address that became one or is one no more. The result
+//! is always that of compiling everything from scratch.
+
+pub(crate) mod claims;
+mod draft;
+pub(crate) mod refuse;
+mod step;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use dataplane::ids::ServiceId;
+use dataplane::service::{BuildError, Fabric, Snapshot, SnapshotBuilder, World};
+
+use self::claims::{Claim, Claims};
+use self::step::Step;
+use crate::desired::Desired;
+use crate::ids::{Ids, PortKey};
+use crate::model::{ObjectKey, Problem};
+
+/// Desired + dirty + previous snapshot → next. Owns the stable ids.
+#[derive(Debug)]
+pub struct Compiler {
+    /// A snapshot of the fabric alone: what it says of an address does not depend on Services.
+    fabric: Result<Snapshot, BuildError>,
+    world: Option<Arc<World>>,
+    ids: Ids,
+    /// The latest purge epoch; 0 before the first compile.
+    epoch: u16,
+    claims: Claims,
+    objects: HashMap<Arc<ObjectKey>, Object>,
+    /// Endpoint address and [`Object::slot`] of every Service with an endpoint there.
+    by_endpoint: BTreeSet<(IpAddr, u64)>,
+    slots: HashMap<u64, Arc<ObjectKey>>,
+    next_slot: u64,
+    problems: BTreeMap<String, Vec<Problem>>,
+    /// The last compile failed half way: the next one starts over from all objects.
+    start_over: bool,
+}
+
+/// What is known of a Service from its last compile.
+#[derive(Debug)]
+struct Object {
+    key: Arc<ObjectKey>,
+    slot: u64,
+    claims: Vec<Claim>,
+    ports: Vec<(PortKey, ServiceId)>,
+    addrs: BTreeSet<IpAddr>,
+    /// Objects it has problems of in [`Compiler::problems`]: itself and its slices.
+    reported: BTreeSet<String>,
+}
+
+impl Compiler {
+    /// Nothing compiled yet. A fabric that cannot be is the error of every compile.
+    #[must_use]
+    pub fn new(fabric: Fabric) -> Self {
+        Self {
+            fabric: SnapshotBuilder::new(fabric).build(),
+            world: None,
+            ids: Ids::default(),
+            epoch: 0,
+            claims: Claims::default(),
+            objects: HashMap::new(),
+            by_endpoint: BTreeSet::new(),
+            slots: HashMap::new(),
+            next_slot: 0,
+            problems: BTreeMap::new(),
+            start_over: false,
+        }
+    }
+
+    /// The next world, or `None` when `desired` is not complete yet or nothing came out differently.
+    ///
+    /// `advance_epoch` is called at most once, when a purge epoch is due: at the first compile, whose service
+    /// ports all get it, and later when a UDP service port changed such that flows of it may have become stale.
+    ///
+    /// # Errors
+    /// The fabric is invalid, or what was compiled breaks an invariant, which is a bug here: the previous world
+    /// stays, and the next call compiles everything again.
+    pub fn compile(
+        &mut self,
+        desired: &mut Desired,
+        advance_epoch: &mut dyn FnMut() -> u16,
+    ) -> Result<Option<Arc<World>>, BuildError> {
+        if !desired.ready() {
+            return Ok(None);
+        }
+        let fabric = self.fabric.clone()?;
+        let mut dirty = desired.take_dirty();
+        let start_over = std::mem::take(&mut self.start_over);
+        if start_over || self.world.is_none() {
+            dirty.extend(desired.services().keys().cloned());
+            dirty.extend(self.objects.keys().map(|key| ObjectKey::clone(key)));
+        }
+        let mut step = Step::new(self, fabric, advance_epoch);
+        let work = step.claim(dirty, desired);
+        for key in &work {
+            step.forget_problems(key);
+        }
+        for key in &work {
+            step.compile(key, desired);
+        }
+        if start_over {
+            step.remove_strays();
+        }
+        let Some(builder) = step.changes() else { return Ok(None) };
+        let world = builder.build().inspect_err(|_| self.start_over = true)?;
+        let world = Arc::new(World::Ready(world));
+        self.world = Some(Arc::clone(&world));
+        Ok(Some(world))
+    }
+
+    /// Refused endpoints and contested frontends, by object.
+    #[must_use]
+    pub fn problems(&self) -> &BTreeMap<String, Vec<Problem>> {
+        &self.problems
+    }
+
+    fn snapshot(&self) -> Option<&Snapshot> {
+        match self.world.as_deref() {
+            Some(World::Ready(snapshot)) => Some(snapshot),
+            Some(World::NotReady) | None => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

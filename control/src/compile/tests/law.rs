@@ -1,0 +1,164 @@
+//! The law of compiling in steps: whatever the events and wherever the compiles fall between them, the world is
+//! the one that compiling the final objects from scratch gives, and so is what people are told.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::Problem;
+use crate::source::Kind;
+
+/// Addresses that are frontends, endpoints, or both.
+const ADDRS: [&str; 6] = ["10.96.0.1", "198.51.100.1", "198.51.100.2", "10.1.0.1", "10.1.0.2", "fd00::1"];
+
+#[derive(Clone, Debug)]
+enum Step {
+    Service(Service),
+    ServiceGone(u8),
+    Slice(Slice),
+    SliceGone(u8),
+    Zone(bool),
+    Relist(Vec<Service>, Vec<Slice>),
+    Compile,
+}
+
+fn any_service() -> impl Strategy<Value = Service> {
+    let vips = prop::sample::subsequence(ADDRS.to_vec(), 1..3);
+    let ports = prop::collection::vec((0_u8..2, 80_u16..82, any::<bool>(), any::<bool>()), 0..3);
+    (0_u8..4, vips, ports, any::<bool>(), 0_i64..3).prop_map(|(name, vips, ports, local, created)| {
+        let internal = if local { Policy::Local } else { Policy::Cluster };
+        let mut service = Service { created, internal, ..service(&format!("s{name}"), &vips) };
+        service.ports = ports
+            .into_iter()
+            .map(|(name, number, udp, outside)| {
+                let mut port =
+                    port(["", "b"][usize::from(name)], number, if udp { Proto::Udp } else { Proto::Tcp });
+                port.node_port = outside.then_some(30_000);
+                port
+            })
+            .collect();
+        service
+    })
+}
+
+fn any_slice() -> impl Strategy<Value = Slice> {
+    let any_endpoint = (prop::sample::select(ADDRS.to_vec()), any::<[bool; 4]>(), any::<bool>());
+    let ports = prop::collection::vec((0_u8..2, 8080_u16..8082, any::<bool>()), 1..3);
+    (0_u8..4, 0_u8..4, prop::collection::vec(any_endpoint, 0..4), ports).prop_map(
+        |(name, of, endpoints, ports)| {
+            let mut slice = slice(&format!("e{name}"), &format!("s{of}"), &[]);
+            slice.ports = ports
+                .into_iter()
+                .map(|(name, port, udp)| SlicePort {
+                    name: ["", "b"][usize::from(name)].into(),
+                    proto: if udp { Proto::Udp } else { Proto::Tcp },
+                    port,
+                })
+                .collect();
+            slice.endpoints = endpoints
+                .into_iter()
+                .map(|(addr, [ready, serving, terminating, here], hinted)| {
+                    let node = Some(if here { HERE } else { "there" }.to_owned());
+                    let mut endpoint = Endpoint { ready, serving, terminating, node, ..endpoint(addr) };
+                    if hinted {
+                        endpoint.zone_hints.insert("a".into());
+                    }
+                    endpoint
+                })
+                .collect();
+            slice
+        },
+    )
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let services = prop::collection::vec(any_service(), 0..4);
+    prop_oneof![
+        6 => any_service().prop_map(Step::Service),
+        3 => (0_u8..4).prop_map(Step::ServiceGone),
+        6 => any_slice().prop_map(Step::Slice),
+        3 => (0_u8..4).prop_map(Step::SliceGone),
+        1 => any::<bool>().prop_map(Step::Zone),
+        1 => (services, prop::collection::vec(any_slice(), 0..4)).prop_map(|(a, b)| Step::Relist(a, b)),
+        5 => Just(Step::Compile),
+    ]
+}
+
+fn apply(desired: &mut Desired, step: Step) {
+    match step {
+        Step::Service(service) => desired.apply(says(service)),
+        Step::ServiceGone(name) => desired.apply(Event::ServiceGone(key(&format!("s{name}")))),
+        Step::Slice(slice) => desired.apply(says_slice(slice)),
+        Step::SliceGone(name) => desired.apply(Event::SliceGone(key(&format!("e{name}")))),
+        Step::Zone(on) => {
+            let zone = on.then(|| "a".to_owned());
+            desired.apply(Event::Node(Box::new(Node { name: HERE.into(), zone, addresses: Vec::new() })));
+        }
+        Step::Relist(services, slices) => {
+            desired.apply(Event::Restart(Kind::Service));
+            desired.apply(Event::Restart(Kind::Slice));
+            services.into_iter().for_each(|service| desired.apply(says(service)));
+            desired.apply(Event::Done(Kind::Service));
+            slices.into_iter().for_each(|slice| desired.apply(says_slice(slice)));
+            desired.apply(Event::Done(Kind::Slice));
+        }
+        Step::Compile => {}
+    }
+}
+
+type Plain = BTreeMap<(IpAddr, SvcPort), Compiled>;
+
+/// A world by frontend, without ids and epochs, which tell how it came about.
+fn plain(world: &Snapshot) -> Plain {
+    let bare = |service: &Arc<Compiled>| {
+        let mut service = Compiled::clone(service);
+        (service.id, service.purge_epoch) = (ServiceId(0), 0);
+        service.backends.iter_mut().for_each(|backend| backend.id.0 = 0);
+        ((service.cluster_ip, service.port), service)
+    };
+    world.services().map(bare).collect()
+}
+
+fn from_scratch(desired: &Desired) -> (Plain, BTreeMap<String, Vec<Problem>>) {
+    let services: Vec<_> = desired.services().values().cloned().collect();
+    let slices: Vec<_> = services.iter().flat_map(|s| desired.slices(&s.key)).cloned().collect();
+    let mut fresh = Bench::new(&services, &slices);
+    fresh.desired.apply(Event::Node(Box::new(desired.node().clone())));
+    (plain(&fresh.next()), fresh.compiler.problems().clone())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+    #[test]
+    fn steps_lead_where_one_leap_leads(steps in prop::collection::vec(any_step(), 0..40)) {
+        let mut bench = Bench::new(&[], &[]);
+        let mut world = bench.next();
+        for step in steps.into_iter().chain([Step::Compile]) {
+            let compiles = matches!(step, Step::Compile);
+            apply(&mut bench.desired, step);
+            if !compiles {
+                continue;
+            }
+            let before = world.clone();
+            if let Some(next) = bench.step().0 {
+                world = snapshot(&next);
+                prop_assert_eq!(world.generation(), before.generation() + 1);
+            }
+            let (expected, problems) = from_scratch(&bench.desired);
+            prop_assert_eq!(plain(&world), expected);
+            prop_assert_eq!(bench.compiler.problems(), &problems);
+            for service in world.services() {
+                if let Some(old) = before.service(service.id) {
+                    prop_assert_eq!(&old.name, &service.name, "an id changed hands");
+                    prop_assert!(old == service || !Arc::ptr_eq(old, service));
+                }
+            }
+        }
+        for service in bench.desired.services().keys().cloned().collect::<Vec<_>>() {
+            bench.desired.apply(Event::ServiceGone(service));
+        }
+        bench.step();
+        let compiler = &bench.compiler;
+        prop_assert!(compiler.objects.is_empty() && compiler.by_endpoint.is_empty() && compiler.slots.is_empty());
+        prop_assert!(compiler.problems.is_empty() && !compiler.claims.has(ip(ADDRS[1])));
+    }
+}

@@ -1,0 +1,238 @@
+//! The configuration file's form: every key optional, an unknown one an error that names it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::ConfigError;
+
+/// `apiVersion` of the file.
+pub const API_VERSION: &str = "tunway.dev/v1alpha1";
+/// `kind` of the file.
+pub const KIND: &str = "Config";
+
+/// What a file, or the flags, gave. A missing key has its default; see each key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ConfigFile {
+    /// `tunway.dev/v1alpha1`.
+    pub api_version: Option<String>,
+    /// `Config`.
+    pub kind: Option<String>,
+    /// The TUN device. Default `tunway0`; 1 to 15 letters, digits, `-`, `_`, `.`.
+    pub device: Option<String>,
+    /// Worker threads, each with a queue of its own. Default: one a core, at most 8; limit 1 to 64.
+    pub workers: Option<usize>,
+    /// How many flows fit.
+    pub max_flows: Option<MaxFlows>,
+    /// The directory flows are kept in; must be a tmpfs. Default: `/run/tunway`, else `/dev/shm/tunway`.
+    pub flow_file: Option<PathBuf>,
+    /// The cluster's Service CIDRs: routed to the device; an unallocated address in them is dropped.
+    /// Default `10.96.0.0/12` and `fd00:10:96::/112`, each only with a SNAT address of its family. At most 16.
+    #[serde(rename = "serviceCIDRs")]
+    pub service_cidrs: Option<Vec<String>>,
+    /// The sources endpoints see, at most one a family. No default: must be routed to this host by everything
+    /// that answers, lie outside every on-link prefix and be assigned to no interface.
+    pub snat_addresses: Option<Vec<IpAddr>>,
+    /// How replies come back. Default `auto`, which is `masquerade`.
+    pub return_path: Option<ReturnPathName>,
+    /// Pick up TCP connections whose start was not seen, instead of refusing them. Default false.
+    pub tcp_loose: Option<bool>,
+    /// How a Service without endpoints refuses TCP. Default `icmp`, as kube-proxy.
+    pub reject_with: Option<RejectWith>,
+    /// ICMP errors and RSTs a second and worker. Default 1000; limit 1 to 1,000,000.
+    pub replies_per_second: Option<u32>,
+    /// Count packets and bytes of every flow. Default true.
+    pub flow_accounting: Option<bool>,
+    /// Flow timers, in seconds.
+    pub timeouts: Option<Timeouts>,
+    /// Where Services come from. Default: the Kubernetes API by the pod's service account.
+    pub source: Option<SourceFile>,
+    /// This node's name in the cluster. Default `NODE_NAME`, else the host name.
+    pub node_name: Option<String>,
+    /// The control socket. Default `/run/tunway/DEVICE.sock`; an absolute path of at most 107 bytes.
+    pub socket: Option<PathBuf>,
+    /// Remove what is in the way (kube-proxy's leftovers, a FORWARD that drops). Default false.
+    pub take_over: Option<bool>,
+    /// Accept the device's packets in FORWARD. Default false.
+    pub forward_accept: Option<bool>,
+    /// Seconds between SIGTERM and the stop, in which flows go on. Default 1; limit 0 to 3600.
+    pub drain_seconds: Option<u64>,
+}
+
+/// `maxFlows`. Each limited to 4,096 a worker to 16,777,216 in all, rounded up to a power of two.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaxFlows {
+    /// IPv4 flows, 128 bytes each. Default 262,144.
+    pub ipv4: Option<u32>,
+    /// IPv6 flows, 192 bytes each. Default 131,072; 4,096 a worker with more than 32 of them.
+    pub ipv6: Option<u32>,
+}
+
+/// `timeouts`, in seconds. Each limited to 1 to 524,287.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Timeouts {
+    /// TCP, SYN seen. Default 120.
+    pub tcp_syn_sent: Option<u32>,
+    /// TCP, SYN answered. Default 60.
+    pub tcp_syn_recv: Option<u32>,
+    /// TCP, established. Default 86,400.
+    pub tcp_established: Option<u32>,
+    /// TCP, one side closed. Default 3,600.
+    pub tcp_half_closed: Option<u32>,
+    /// TCP, last acknowledgement outstanding. Default 30.
+    pub tcp_last_ack: Option<u32>,
+    /// TCP, both sides closed. Default 120.
+    pub tcp_time_wait: Option<u32>,
+    /// TCP, reset. Default 10.
+    pub tcp_reset: Option<u32>,
+    /// TCP, picked up and not answered yet. Default 300.
+    pub tcp_unacknowledged: Option<u32>,
+    /// UDP, not answered or young. Default 30.
+    pub udp: Option<u32>,
+    /// UDP, both sides talk. Default 120.
+    pub udp_stream: Option<u32>,
+}
+
+/// `source`: one of its keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceFile {
+    /// A directory of YAML or JSON manifests, watched.
+    pub manifests: Option<PathBuf>,
+    /// The Kubernetes API.
+    pub kubernetes: Option<KubernetesFile>,
+}
+
+/// `source.kubernetes`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KubernetesFile {
+    /// A kubeconfig file. Default: the service account of the pod.
+    pub kubeconfig: Option<PathBuf>,
+}
+
+/// `returnPath`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum ReturnPathName {
+    /// What suits the host: in this version masquerade.
+    #[default]
+    Auto,
+    /// By connection marks; not available in this version.
+    Connmark,
+    /// Every flow gets a SNAT address.
+    Masquerade,
+}
+
+/// `rejectWith`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum RejectWith {
+    /// ICMP port unreachable.
+    #[default]
+    Icmp,
+    /// A TCP RST; other protocols still get ICMP.
+    Rst,
+}
+
+impl fmt::Display for ReturnPathName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Connmark => "connmark",
+            Self::Masquerade => "masquerade",
+        })
+    }
+}
+
+impl ConfigFile {
+    /// These keys where given, else `below`'s.
+    #[must_use]
+    pub fn over(self, below: Self) -> Self {
+        Self {
+            api_version: self.api_version.or(below.api_version),
+            kind: self.kind.or(below.kind),
+            device: self.device.or(below.device),
+            workers: self.workers.or(below.workers),
+            max_flows: over_max_flows(self.max_flows, below.max_flows),
+            flow_file: self.flow_file.or(below.flow_file),
+            service_cidrs: self.service_cidrs.or(below.service_cidrs),
+            snat_addresses: self.snat_addresses.or(below.snat_addresses),
+            return_path: self.return_path.or(below.return_path),
+            tcp_loose: self.tcp_loose.or(below.tcp_loose),
+            reject_with: self.reject_with.or(below.reject_with),
+            replies_per_second: self.replies_per_second.or(below.replies_per_second),
+            flow_accounting: self.flow_accounting.or(below.flow_accounting),
+            timeouts: self.timeouts.or(below.timeouts),
+            source: self.source.or(below.source),
+            node_name: self.node_name.or(below.node_name),
+            socket: self.socket.or(below.socket),
+            take_over: self.take_over.or(below.take_over),
+            forward_accept: self.forward_accept.or(below.forward_accept),
+            drain_seconds: self.drain_seconds.or(below.drain_seconds),
+        }
+    }
+}
+
+fn over_max_flows(above: Option<MaxFlows>, below: Option<MaxFlows>) -> Option<MaxFlows> {
+    match (above, below) {
+        (Some(above), Some(below)) => {
+            Some(MaxFlows { ipv4: above.ipv4.or(below.ipv4), ipv6: above.ipv6.or(below.ipv6) })
+        }
+        (above, below) => above.or(below),
+    }
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// The file cannot be read, is not YAML, has an unknown key or a value of another form, or is of another kind.
+pub fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        ConfigError::new(
+            "--config",
+            format_args!("{}: {error}", path.display()),
+            "name a file that can be read",
+        )
+    })?;
+    parse(&text).map_err(|error| ConfigError { what: format!("{}, {}", path.display(), error.what), ..error })
+}
+
+/// Parses a configuration file's text.
+///
+/// # Errors
+/// As [`read`].
+pub fn parse(text: &str) -> Result<ConfigFile, ConfigError> {
+    let file: ConfigFile = serde_saphyr::from_str(text).map_err(|error| {
+        let remedy = "write each key in its form: unknown ones and other types are refused";
+        ConfigError::new("--config", in_its_line(&error, text), remedy)
+    })?;
+    let say = format!("begin the file with `apiVersion: {API_VERSION}` and `kind: {KIND}`");
+    for (field, given, wanted) in [("apiVersion", &file.api_version, API_VERSION), ("kind", &file.kind, KIND)]
+    {
+        match given.as_deref() {
+            Some(given) if given == wanted => {}
+            Some(given) => {
+                return Err(ConfigError::new(field, format_args!("{given:?} is not {wanted:?}"), say));
+            }
+            None => return Err(ConfigError::new(field, "missing", say)),
+        }
+    }
+    Ok(file)
+}
+
+/// The parser's words and the line they are about: a wrong value's message does not name its key.
+fn in_its_line(error: &serde_saphyr::Error, text: &str) -> String {
+    let words = error.without_snippet().to_string();
+    let words = words.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    let line = error.location().and_then(|at| usize::try_from(at.line()).ok());
+    match line.and_then(|line| text.lines().nth(line.checked_sub(1)?)) {
+        Some(line) if !line.trim().is_empty() => format!("{words} (in `{}`)", line.trim()),
+        Some(_) | None => words,
+    }
+}

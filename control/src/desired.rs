@@ -1,0 +1,240 @@
+//! What should be served, from events: the objects as the source last said them, and which Services may come out
+//! differently since somebody last looked. Pure.
+//!
+//! A list is buffered and swapped in whole when it is complete, so a reconnect never shows an empty world, and
+//! what was deleted while nobody watched goes with it. Only differences are marked.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use crate::compile::claims::addresses;
+use crate::compile::refuse::unusable;
+use crate::model::{Node, ObjectKey, Problem, Service, Slice};
+use crate::source::{Event, Kind};
+
+/// The state of the world as objects.
+#[derive(Debug, Default)]
+pub struct Desired {
+    node: Node,
+    services: BTreeMap<ObjectKey, Service>,
+    /// By Service, then by slice. No Service here without a slice.
+    slices: BTreeMap<ObjectKey, BTreeMap<ObjectKey, Slice>>,
+    /// Slice → Service: where a slice that moves or goes is taken from.
+    owners: HashMap<ObjectKey, ObjectKey>,
+    service_list: List<Service>,
+    slice_list: List<Slice>,
+    dirty: BTreeSet<ObjectKey>,
+    /// Became ready since the last `take_dirty`: there is something to publish even without Services.
+    newly_ready: bool,
+    vips: BTreeSet<IpAddr>,
+    vip_users: HashMap<IpAddr, usize>,
+    problems: BTreeMap<String, Vec<Problem>>,
+}
+
+/// A full list on its way, and whether one was ever complete.
+#[derive(Debug)]
+struct List<T> {
+    buffer: Option<BTreeMap<ObjectKey, T>>,
+    complete: bool,
+}
+
+impl<T> Default for List<T> {
+    fn default() -> Self {
+        Self { buffer: None, complete: false }
+    }
+}
+
+impl<T> List<T> {
+    /// The complete list, if one was on its way.
+    fn done(&mut self) -> Option<BTreeMap<ObjectKey, T>> {
+        let list = self.buffer.take();
+        self.complete |= list.is_some();
+        list
+    }
+}
+
+impl Desired {
+    /// Nothing known yet, on the node of this name.
+    #[must_use]
+    pub fn new(node_name: &str) -> Self {
+        Self { node: Node { name: node_name.to_owned(), ..Node::default() }, ..Self::default() }
+    }
+
+    /// Takes one event.
+    pub fn apply(&mut self, event: Event) {
+        let was_ready = self.ready();
+        match event {
+            Event::Restart(Kind::Service) => self.service_list.buffer = Some(BTreeMap::new()),
+            Event::Restart(Kind::Slice) => self.slice_list.buffer = Some(BTreeMap::new()),
+            // There is one Node at most, and its absence is not news: it keeps what it last said.
+            Event::Restart(Kind::Node) | Event::Done(Kind::Node) => {}
+            Event::Service(service) => {
+                let key = service.key.clone();
+                match &mut self.service_list.buffer {
+                    Some(list) => drop(list.insert(key, *service)),
+                    None => self.set_service(key, Some(*service)),
+                }
+            }
+            Event::ServiceGone(key) => match &mut self.service_list.buffer {
+                Some(list) => drop(list.remove(&key)),
+                None => self.set_service(key, None),
+            },
+            Event::Slice(slice) => match &mut self.slice_list.buffer {
+                Some(list) => drop(list.insert(slice.key.clone(), *slice)),
+                None => self.set_slice(*slice),
+            },
+            Event::SliceGone(key) => match &mut self.slice_list.buffer {
+                Some(list) => drop(list.remove(&key)),
+                None => self.remove_slice(&key),
+            },
+            Event::Node(node) => self.set_node(*node),
+            Event::Done(Kind::Service) => {
+                if let Some(list) = self.service_list.done() {
+                    let gone = self.services.keys().filter(|key| !list.contains_key(key)).cloned();
+                    gone.collect::<Vec<_>>().into_iter().for_each(|key| self.set_service(key, None));
+                    list.into_iter().for_each(|(key, service)| self.set_service(key, Some(service)));
+                }
+            }
+            Event::Done(Kind::Slice) => {
+                if let Some(list) = self.slice_list.done() {
+                    let gone = self.owners.keys().filter(|key| !list.contains_key(key)).cloned();
+                    gone.collect::<Vec<_>>().into_iter().for_each(|key| self.remove_slice(&key));
+                    list.into_values().for_each(|slice| self.set_slice(slice));
+                }
+            }
+            Event::Problems { object, problems } if problems.is_empty() => {
+                self.problems.remove(&object);
+            }
+            Event::Problems { object, problems } => {
+                self.problems.insert(object, problems);
+            }
+            // The last state serves on, in touch or not.
+            Event::Health { .. } => {}
+        }
+        self.newly_ready |= self.ready() && !was_ready;
+    }
+
+    /// Services and slices were both listed completely at least once.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.service_list.complete && self.slice_list.complete
+    }
+
+    /// Something changed since the last [`Self::take_dirty`].
+    #[must_use]
+    pub fn is_dirty(&self) -> bool {
+        self.newly_ready || !self.dirty.is_empty()
+    }
+
+    /// The Services whose compiled form may have changed since the last call.
+    pub fn take_dirty(&mut self) -> BTreeSet<ObjectKey> {
+        self.newly_ready = false;
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// All Services.
+    #[must_use]
+    pub fn services(&self) -> &BTreeMap<ObjectKey, Service> {
+        &self.services
+    }
+
+    /// The slices of a Service, by name.
+    pub fn slices(&self, service: &ObjectKey) -> impl Iterator<Item = &Slice> {
+        self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// Our own Node; before the source says more, only its name.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// What the source reported, by object.
+    #[must_use]
+    pub fn problems(&self) -> &BTreeMap<String, Vec<Problem>> {
+        &self.problems
+    }
+
+    /// Every frontend address of either family, for routes. Addresses no Service can have are not among them.
+    #[must_use]
+    pub fn vips(&self) -> &BTreeSet<IpAddr> {
+        &self.vips
+    }
+
+    fn set_service(&mut self, key: ObjectKey, new: Option<Service>) {
+        let old = self.services.get(&key);
+        if old == new.as_ref() {
+            return;
+        }
+        let (lost, gained) = (frontends(old), frontends(new.as_ref()));
+        for addr in gained {
+            *self.vip_users.entry(addr).or_default() += 1;
+            self.vips.insert(addr);
+        }
+        for addr in lost {
+            let users = self.vip_users.entry(addr).or_default();
+            *users = users.saturating_sub(1);
+            if *users == 0 {
+                self.vip_users.remove(&addr);
+                self.vips.remove(&addr);
+            }
+        }
+        match new {
+            Some(service) => drop(self.services.insert(key.clone(), service)),
+            None => drop(self.services.remove(&key)),
+        }
+        self.dirty.insert(key);
+    }
+
+    fn set_slice(&mut self, slice: Slice) {
+        let current = self.slices.get(&slice.service).and_then(|slices| slices.get(&slice.key));
+        if current == Some(&slice) {
+            return;
+        }
+        if self.owners.get(&slice.key).is_some_and(|owner| *owner != slice.service) {
+            // The owner label was edited: the old Service loses the slice, it does not keep a stale copy.
+            self.remove_slice(&slice.key);
+        }
+        self.owners.insert(slice.key.clone(), slice.service.clone());
+        self.mark(&slice.service);
+        self.slices.entry(slice.service.clone()).or_default().insert(slice.key.clone(), slice);
+    }
+
+    fn remove_slice(&mut self, key: &ObjectKey) {
+        let Some(owner) = self.owners.remove(key) else { return };
+        if let Some(slices) = self.slices.get_mut(&owner) {
+            slices.remove(key);
+            if slices.is_empty() {
+                self.slices.remove(&owner);
+            }
+        }
+        self.mark(&owner);
+    }
+
+    fn set_node(&mut self, node: Node) {
+        if node.name != self.node.name {
+            return;
+        }
+        if node.zone != self.node.zone {
+            let hinted = self.slices.keys().filter(|key| self.services.contains_key(key));
+            self.dirty.extend(hinted.cloned());
+        }
+        self.node = node;
+    }
+
+    /// A Service that is not there yet compiles to nothing, whatever its slices say.
+    fn mark(&mut self, service: &ObjectKey) {
+        if self.services.contains_key(service) {
+            self.dirty.insert(service.clone());
+        }
+    }
+}
+
+/// The addresses a Service may be reached at: none without a port.
+fn frontends(service: Option<&Service>) -> BTreeSet<IpAddr> {
+    let with_ports = service.into_iter().filter(|service| !service.ports.is_empty());
+    with_ports.flat_map(addresses).filter(|addr| unusable(*addr).is_none()).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+use super::*;
+use dataplane::packet::tuple::Proto;
+use serde_json::{Value, json};
+
+fn service(spec: Value) -> api::Service {
+    serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "shop"}, "spec": spec})).unwrap()
+}
+
+fn with_spec(spec: Value) -> Reading<Service> {
+    read(&service(spec))
+}
+
+fn with_ports(ports: Value) -> Reading<Service> {
+    read(&service(json!({"clusterIP": "10.96.0.10", "ports": ports})))
+}
+
+/// The addresses served, and the fields complained about.
+fn addresses(mut spec: Value) -> (Vec<String>, Vec<String>) {
+    spec["ports"] = json!([{"port": 80}]);
+    let reading = read(&service(spec));
+    let ips = reading.value.iter().flat_map(|service| &service.cluster_ips);
+    (
+        ips.map(ToString::to_string).collect(),
+        reading.problems.into_iter().map(|problem| problem.field).collect(),
+    )
+}
+
+fn fields(reading: &Reading<Service>) -> Vec<&str> {
+    reading.problems.iter().map(|problem| problem.field.as_str()).collect()
+}
+
+#[test]
+fn services_without_a_virtual_address_are_nothing_and_no_problem() {
+    for spec in [
+        json!({"ports": [{"port": 80}]}),
+        json!({"clusterIP": "", "ports": [{"port": 80}]}),
+        json!({"clusterIP": "None", "clusterIPs": ["None"], "ports": [{"port": 80}]}),
+        json!({"type": "ExternalName", "externalName": "example.com"}),
+        json!({"type": "ExternalName", "clusterIP": "10.96.0.10", "ports": [{"port": 80}]}),
+        // clusterIP decides, not clusterIPs.
+        json!({"clusterIP": "", "clusterIPs": ["10.96.0.10"], "ipFamilies": ["IPv4"], "ports": [{"port": 80}]}),
+    ] {
+        assert_eq!(read(&service(spec.clone())), Reading::nothing(), "{spec}");
+    }
+    assert_eq!(
+        read(&serde_json::from_value(json!({"metadata": {"name": "web"}})).unwrap()),
+        Reading::nothing()
+    );
+}
+
+#[test]
+fn only_a_service_that_should_have_an_address_lacks_one() {
+    assert!(lacks_cluster_ip(&service(json!({"ports": [{"port": 80}]}))));
+    assert!(lacks_cluster_ip(&service(json!({"clusterIP": "", "type": "NodePort"}))));
+    assert!(!lacks_cluster_ip(&service(json!({"clusterIP": "None"}))));
+    assert!(!lacks_cluster_ip(&service(json!({"type": "ExternalName"}))));
+    assert!(!lacks_cluster_ip(&service(json!({"clusterIP": "10.96.0.10"}))));
+}
+
+#[test]
+fn families_pick_their_addresses() {
+    let none: [&str; 0] = [];
+    for (spec, ips, complaints) in [
+        // Version skew: no families, so only clusterIP counts.
+        (json!({"clusterIP": "10.96.0.10"}), &["10.96.0.10"][..], &none[..]),
+        (json!({"clusterIP": "fd00::a", "clusterIPs": ["fd00::a", "10.96.0.10"]}), &["fd00::a"], &none),
+        // Dual stack, in the order given.
+        (
+            json!({"clusterIP": "fd00::a", "clusterIPs": ["fd00::a", "10.96.0.10"], "ipFamilies": ["IPv6", "IPv4"]}),
+            &["fd00::a", "10.96.0.10"],
+            &none,
+        ),
+        // A family beyond the addresses has none; ipFamilyPolicy changes nothing.
+        (
+            json!({"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"], "ipFamilies": ["IPv4", "IPv6"],
+                   "ipFamilyPolicy": "RequireDualStack"}),
+            &["10.96.0.10"],
+            &none,
+        ),
+        (json!({"clusterIP": "10.96.0.10", "ipFamilies": ["IPv4"]}), &[], &none),
+        // Sloppy and mapped text.
+        (json!({"clusterIP": "172.30.0.041"}), &["172.30.0.41"], &none),
+        (json!({"clusterIP": "::ffff:10.96.0.10"}), &["10.96.0.10"], &none),
+        (
+            json!({"clusterIP": "10.96.0.10", "clusterIPs": ["010.096.000.010"], "ipFamilies": ["IPv4"]}),
+            &["10.96.0.10"],
+            &none,
+        ),
+        // The two lists of an older object may differ; kube-proxy reads clusterIPs.
+        (
+            json!({"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.10"], "ipFamilies": ["IPv4"]}),
+            &["10.96.0.10"],
+            &["spec.clusterIPs[0]"],
+        ),
+        // What cannot be served says which field.
+        (json!({"clusterIP": "ten"}), &[], &["spec.clusterIP"]),
+        (json!({"clusterIP": "127.0.0.1"}), &[], &["spec.clusterIP"]),
+        (json!({"clusterIP": "224.0.0.1"}), &[], &["spec.clusterIP"]),
+        (
+            json!({"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10", "fe80::1"], "ipFamilies": ["IPv4", "IPv6"]}),
+            &["10.96.0.10"],
+            &["spec.clusterIPs[1]"],
+        ),
+        (
+            json!({"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10", "10.96.0.11"], "ipFamilies": ["IPv4", "IPv6"]}),
+            &["10.96.0.10"],
+            &["spec.clusterIPs[1]"],
+        ),
+        (
+            json!({"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10", "10.96.0.11"], "ipFamilies": ["IPv4", "IPv4"]}),
+            &["10.96.0.10"],
+            &["spec.clusterIPs[1]"],
+        ),
+        (
+            json!({"clusterIP": "10.96.0.10", "clusterIPs": ["10.96.0.10"], "ipFamilies": ["ipv4"]}),
+            &[],
+            &["spec.ipFamilies[0]"],
+        ),
+    ] {
+        let (found, told) = addresses(spec.clone());
+        assert_eq!(
+            (found.as_slice(), told.as_slice()),
+            (
+                &ips.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>()[..],
+                &complaints.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>()[..]
+            ),
+            "{spec}"
+        );
+    }
+}
+
+#[test]
+fn ports_have_defaults_and_bad_ones_are_named() {
+    let reading = with_ports(json!([
+        {"port": 80},
+        {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": "dns", "nodePort": 0},
+        {"name": "zero", "port": 0},
+        {"name": "big", "port": 65536},
+        {"name": "negative", "port": -1},
+        {"name": "what", "port": 81, "protocol": "tcp"},
+        {"name": "last", "port": 65535, "nodePort": 70000},
+    ]));
+    let port = |name: &str, proto, port| Port { name: name.to_owned(), proto, port, node_port: None };
+    let service = reading.value.clone().unwrap();
+    assert_eq!(
+        service.ports,
+        [port("", Proto::Tcp, 80), port("dns", Proto::Udp, 53), port("last", Proto::Tcp, 65535)]
+    );
+    let wanted = [
+        "spec.ports[2].port",
+        "spec.ports[3].port",
+        "spec.ports[4].port",
+        "spec.ports[5].protocol",
+        "spec.ports[6].nodePort",
+        "spec.ports[6].nodePort",
+    ];
+    assert_eq!(fields(&reading), wanted);
+    assert!(reading.invalid);
+    assert!(reading.problems.iter().all(|p| p.object == "Service shop/web" && !p.remedy.is_empty()));
+}
+
+#[test]
+fn twins_among_ports_are_told() {
+    let reading = with_ports(json!([{"name": "a", "port": 80}, {"name": "a", "port": 81}]));
+    assert_eq!(
+        reading.value.as_ref().unwrap().ports.iter().map(|p| p.port).collect::<Vec<_>>(),
+        [81],
+        "the later wins"
+    );
+    assert_eq!(fields(&reading), ["spec.ports[1].name"]);
+
+    let reading = with_ports(json!([{"name": "a", "port": 80}, {"name": "b", "port": 80}]));
+    assert_eq!(
+        reading.value.as_ref().unwrap().ports.iter().map(|p| p.name.as_str()).collect::<Vec<_>>(),
+        ["a"]
+    );
+    assert_eq!(fields(&reading), ["spec.ports[1].port"]);
+
+    // The same number or the same name in another protocol is no twin.
+    let reading =
+        with_ports(json!([{"name": "a", "port": 53}, {"name": "a", "port": 53, "protocol": "UDP"}]));
+    assert_eq!((reading.value.unwrap().ports.len(), reading.problems.len(), reading.invalid), (2, 0, false));
+
+    let reading = with_ports(json!([]));
+    assert!(reading.invalid && reading.value.unwrap().ports.is_empty());
+}
+
+#[test]
+fn what_is_not_served_is_told_and_the_cluster_ip_still_serves() {
+    let mut object = service(json!({
+        "type": "LoadBalancer", "clusterIP": "10.96.0.10", "sessionAffinity": "ClientIP", "externalIPs": ["203.0.113.1"],
+        "externalTrafficPolicy": "Local", "healthCheckNodePort": 30000, "loadBalancerClass": "x",
+        "publishNotReadyAddresses": true, "trafficDistribution": "PreferClose",
+        "ports": [{"name": "a", "port": 80, "nodePort": 30080}, {"name": "b", "port": 81, "protocol": "SCTP"}],
+    }));
+    object.status =
+        serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.2"}]}})).unwrap();
+    let reading = read(&object);
+    assert!(!reading.invalid);
+    let service = reading.value.clone().unwrap();
+    assert_eq!(service.cluster_ips.len(), 1);
+    assert_eq!(
+        service.ports.iter().map(|port| (port.proto, port.node_port)).collect::<Vec<_>>(),
+        [(Proto::Tcp, Some(30080)), (Proto::Sctp, None),]
+    );
+    assert_eq!(
+        fields(&reading),
+        [
+            "spec.ports[1].protocol",
+            "spec.ports[0].nodePort",
+            "spec.externalIPs",
+            "status.loadBalancer.ingress",
+            "spec.sessionAffinity",
+        ]
+    );
+
+    // Nothing to tell when the load balancer forwards to node ports itself, or has only a name.
+    object.spec = service_spec_plain();
+    object.status = serde_json::from_value(json!({"loadBalancer": {"ingress": [
+        {"ip": "203.0.113.2", "ipMode": "Proxy"}, {"hostname": "lb.example.com"},
+    ]}}))
+    .unwrap();
+    assert_eq!(read(&object).problems, []);
+}
+
+fn service_spec_plain() -> Option<api::ServiceSpec> {
+    service(json!({"clusterIP": "10.96.0.10", "ports": [{"port": 80}], "externalIPs": [" "], "sessionAffinity": "None"})).spec
+}
+
+#[test]
+fn policy_age_and_annotations_come_along() {
+    let object: api::Service = serde_json::from_value(json!({
+        "metadata": {
+            "name": "web", "creationTimestamp": "2026-01-01T00:00:00Z",
+            "annotations": {"tunway.dev/selector": "hrw", "kubectl.kubernetes.io/last-applied-configuration": "{}"},
+        },
+        "spec": {"clusterIP": "10.96.0.10", "internalTrafficPolicy": "Local", "ports": [{"port": 80}]},
+    }))
+    .unwrap();
+    let reading = read(&object);
+    let service = reading.value.unwrap();
+    assert_eq!(service.key.to_string(), "default/web", "no namespace is the namespace default");
+    assert_eq!((service.internal, service.created), (Policy::Local, 1_767_225_600));
+    assert_eq!(
+        service.annotations.into_iter().collect::<Vec<_>>(),
+        [("tunway.dev/selector".into(), "hrw".into())]
+    );
+
+    let spec = json!({"clusterIP": "10.96.0.10", "internalTrafficPolicy": "local", "ports": [{"port": 80}]});
+    let reading = with_spec(spec);
+    assert_eq!((fields(&reading), reading.invalid), (vec!["spec.internalTrafficPolicy"], true));
+    assert_eq!(reading.value.unwrap().internal, Policy::Cluster);
+}
+
+#[test]
+fn a_service_of_another_proxy_is_not_ours_whatever_the_label_says() {
+    for (labels, ours) in [
+        (json!({}), true),
+        (json!({PROXY_NAME_LABEL: ""}), false),
+        (json!({PROXY_NAME_LABEL: "cilium"}), false),
+        // Only on EndpointSlices does this label mean something.
+        (json!({"service.kubernetes.io/headless": ""}), true),
+    ] {
+        let metadata = serde_json::from_value(json!({"name": "web", "labels": labels})).unwrap();
+        assert_eq!(is_ours(&metadata), ours, "{labels}");
+    }
+    assert!(is_ours(&ObjectMeta::default()));
+}
+
+#[test]
+fn a_service_without_a_name_is_invalid() {
+    let mut object = service(json!({"clusterIP": "10.96.0.10", "ports": [{"port": 80}]}));
+    object.metadata.name = None;
+    let reading = read(&object);
+    assert!(reading.invalid && reading.value.is_none());
+    assert_eq!(fields(&reading), ["metadata.name"]);
+}

@@ -1,0 +1,174 @@
+//! This host: what it must be before tunway starts, the rules and routes that bring packets in, their repair, and
+//! taking everything away again.
+//!
+//! The return path is `masquerade`: every flow leaves with a SNAT address that is routed back to this host, so rules
+//! and routes are all there is; no firewall rule is needed for it and no kernel NAT. Everything made carries routing
+//! protocol 77 and lives in table 7701, in both families. It stays when the process ends, however it ends: the next
+//! one takes it over, and only [`cleanup()`] removes it.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+
+pub use self::cleanup::cleanup;
+pub use self::firewall::FirewallError;
+pub use self::host::Host;
+pub use self::preflight::preflight;
+
+use self::firewall::Firewall;
+use self::netlink::Netlink;
+use self::rt::Family;
+use self::view::HostView;
+
+mod cleanup;
+mod device;
+mod firewall;
+mod host;
+pub(crate) mod netlink;
+mod plan;
+mod preflight;
+pub(crate) mod rt;
+mod view;
+mod watch;
+
+/// What the host plan needs to know.
+#[derive(Clone, Debug)]
+pub struct HostConfig {
+    /// The TUN device.
+    pub device: String,
+    /// SNAT addresses, at most one a family.
+    pub snat: Vec<IpAddr>,
+    /// Service CIDRs.
+    pub service_cidrs: Vec<(IpAddr, u8)>,
+    /// Remove what is left of kube-proxy, and accept the device where a firewall drops forwarded packets.
+    pub take_over: bool,
+    /// Accept the device where a firewall drops forwarded packets, also without taking over.
+    pub forward_accept: bool,
+    /// Flows of both tables together.
+    pub max_flows: u64,
+}
+
+/// One thing preflight found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// It stops a start.
+    pub fatal: bool,
+    /// The setting, file, rule or interface: `net.ipv4.ip_forward`.
+    pub what: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// The exact command or setting that puts it right.
+    pub remedy: String,
+}
+
+/// Why the host plan cannot be carried out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The device is not there (any more).
+    #[error(
+        "there is no device {device}: the dataplane makes it when it opens it; deleting it ends the dataplane"
+    )]
+    NoDevice {
+        /// Its name.
+        device: String,
+    },
+    /// A SNAT address that cannot work on this host.
+    #[error("SNAT address {address} {why} ({})", SNAT_REMEDY)]
+    Snat {
+        /// The address.
+        address: IpAddr,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An instance runs on the device.
+    #[error("{device} is in use by process {holder} (stop it first: kill {holder})")]
+    Busy {
+        /// The device.
+        device: String,
+        /// The process, as its lock file says.
+        holder: String,
+    },
+    /// The kernel refused a step.
+    #[error("cannot {doing}: {source}")]
+    Refused {
+        /// The step.
+        doing: String,
+        /// The kernel's word.
+        source: io::Error,
+    },
+    /// A firewall tool failed.
+    #[error(transparent)]
+    Firewall(#[from] FirewallError),
+    /// Anything else, in a sentence.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl HostConfig {
+    /// The device's packets are to get past a firewall that drops forwarded ones.
+    fn opens_forward(&self) -> bool {
+        self.take_over || self.forward_accept
+    }
+
+    /// The families this configuration serves; IPv4 when it names none.
+    fn families(&self) -> Vec<Family> {
+        let addresses = || self.snat.iter().chain(self.service_cidrs.iter().map(|(address, _)| address));
+        let uses = |family| addresses().any(|address| Family::of(*address) == family);
+        Family::ALL
+            .into_iter()
+            .filter(|family| uses(*family) || (*family == Family::V4 && !uses(Family::V6)))
+            .collect()
+    }
+
+    fn firewall(&self) -> Firewall {
+        Firewall::find(&self.device, self.families())
+    }
+}
+
+/// What is wrong with the SNAT addresses on this host.
+fn snat_faults(config: &HostConfig, view: &HostView) -> Vec<NodeError> {
+    let mut faults = Vec::new();
+    let mut families = BTreeSet::new();
+    for address in config.snat.iter().copied() {
+        let second = !families.insert(Family::of(address));
+        let why = if second {
+            Some("is the second one of its family: tunway uses one of each".to_owned())
+        } else {
+            view.snat_fault(address, &config.service_cidrs, &config.device)
+        };
+        faults.extend(why.map(|why| NodeError::Snat { address, why }));
+    }
+    faults
+}
+
+/// Removes what is in the way.
+fn take_over(firewall: &Firewall, netlink: &mut Netlink) -> Result<(), NodeError> {
+    let mut done = firewall.remove_leftovers(&firewall.leftovers()?)?;
+    if let Some(link) = netlink.link_by_name(IPVS_DEVICE).map_err(host::refused("look for kube-ipvs0"))? {
+        cleanup::remove_link(netlink, link.index).map_err(host::refused("remove kube-ipvs0"))?;
+        done.push(format!("device {IPVS_DEVICE}"));
+    }
+    for done in done {
+        tracing::warn!(removed = done, "taken over from kube-proxy");
+    }
+    Ok(())
+}
+
+/// Lets the device's packets through, and gives the firewall to be looked after from now on.
+fn open_forward(config: &HostConfig, netlink: &mut Netlink) -> Result<Firewall, NodeError> {
+    let firewall = config.firewall();
+    if config.take_over {
+        take_over(&firewall, netlink)?;
+    }
+    for done in firewall.accept_device()? {
+        tracing::warn!(done, "told the firewall to let the device's packets through");
+    }
+    Ok(firewall)
+}
+
+/// The device kube-proxy's IPVS mode puts every virtual address on: the host then keeps their packets.
+const IPVS_DEVICE: &str = "kube-ipvs0";
+/// How to choose a SNAT address.
+const SNAT_REMEDY: &str = "choose `snatAddress` outside every local network and the Service CIDRs, assigned nowhere, \
+                           and route it to this host on whatever replies to it";

@@ -1,0 +1,182 @@
+//! `tunway run`: everything wired together, in the order in which nothing is lost.
+//!
+//! Preflight, then the device under its lock, then rules, then workers that serve known flows and answer nothing
+//! else, then the source; with the first complete snapshot the routes that attract traffic, and only then ready. A stop
+//! is the same backwards, but for what stays for the next process: device, routes, rules and flows. The loop itself is
+//! in [`lifecycle`], the state it owns in [`state`].
+
+pub mod lifecycle;
+pub mod place;
+pub mod state;
+pub mod troubles;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use dataplane::flow::RegionConfig;
+use dataplane::io::{Device, DeviceConfig};
+use dataplane::plane::{Plane, PlaneConfig};
+use tokio::sync::mpsc;
+
+use crate::cli::Failure;
+use crate::config::{Config, ConfigError, SourceConfig, rules};
+use crate::node::{self, Finding, Host, HostConfig};
+use crate::signal::{self, Stop};
+use crate::socket::Socket;
+use crate::source::Source;
+use crate::source::manifests::Manifests;
+use crate::watch::{Api, ClientConfig};
+
+use lifecycle::Lifecycle;
+use state::State;
+
+/// Events that may wait between the source and the loop.
+const EVENTS: usize = 1024;
+/// Questions that may wait between the control socket and the loop.
+const ASKS: usize = 16;
+/// Workers end within one turn; longer means one hangs.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Serves until a signal.
+///
+/// # Errors
+/// What `run` cannot do without is missing or ends.
+pub fn run(config: Config) -> Result<(), Failure> {
+    rules::needs_snat(&config.snat)?;
+    let runtime = runtime()?;
+    runtime.block_on(async {
+        let stops = signal::catch().context("cannot catch signals")?;
+        let source = source(&config).await?;
+        serve(config, source, stops).await
+    })
+}
+
+/// The one runtime of the control plane: this thread.
+///
+/// # Errors
+/// The system gives no epoll or timer descriptor.
+pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}
+
+/// Serves what `source` says, in the network namespace of the calling thread, until a stop.
+///
+/// # Errors
+/// The host cannot be used as it is, or a part of tunway failed.
+pub async fn serve(
+    config: Config,
+    source: Box<dyn Source>,
+    stops: mpsc::Receiver<Stop>,
+) -> Result<(), Failure> {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        device = config.device,
+        node = config.node_name,
+        "starting"
+    );
+    let host_config = host_config(&config);
+    preflight(&host_config).await?;
+
+    let device = Device::open(&DeviceConfig {
+        name: config.device.clone(),
+        queues: config.workers,
+        lock_dir: config.run_dir.clone(),
+        ..DeviceConfig::default()
+    })
+    .context("cannot have the device")?;
+    // The lock is ours: whatever file a dead process left at the socket's path may go.
+    let socket = Socket::bind(&config.socket)
+        .with_context(|| format!("cannot open the control socket {}", config.socket.display()))?;
+    let host = Host::install(host_config).await.context("cannot set up device and rules")?;
+    let plane =
+        Plane::start(&plane_config(&config), device.into_queues()).context("cannot start the workers")?;
+
+    let (events, from_source) = mpsc::channel(EVENTS);
+    let (asks, asked) = mpsc::channel(ASKS);
+    let reading = tokio::spawn(source.run(events));
+    let answering = tokio::spawn(socket.serve(asks));
+    let state = State::new(&config, plane);
+    let mut lifecycle = Lifecycle::new(state, host, config.drain);
+    let ended = lifecycle.live(from_source, asked, stops).await;
+
+    // Both end by themselves when their channels close; neither may keep us.
+    reading.abort();
+    answering.abort();
+    let _ = answering.await;
+    let stopped = lifecycle.into_state().stop(STOP_DEADLINE);
+    ended?;
+    stopped.context("cannot stop cleanly")?;
+    tracing::info!(
+        "stopped; device, routes and rules stay for the next start (`tunway cleanup` removes them)"
+    );
+    Ok(())
+}
+
+/// Refuses to start where it cannot work; logs what is only worth knowing.
+async fn preflight(host: &HostConfig) -> anyhow::Result<()> {
+    let findings = node::preflight(host).await;
+    let (fatal, notes): (Vec<_>, Vec<_>) = findings.into_iter().partition(|finding| finding.fatal);
+    for note in notes {
+        tracing::warn!(remedy = note.remedy, "{}: {}", note.what, note.why);
+    }
+    if fatal.is_empty() {
+        return Ok(());
+    }
+    Err(anyhow::anyhow!("this host is not ready:{}", list(&fatal)))
+}
+
+/// One finding a paragraph: what, why, remedy.
+fn list(findings: &[Finding]) -> String {
+    let line =
+        |finding: &Finding| format!("\n  {}: {}\n    remedy: {}", finding.what, finding.why, finding.remedy);
+    findings.iter().map(line).collect()
+}
+
+/// What the host plan needs of a configuration.
+#[must_use]
+pub fn host_config(config: &Config) -> HostConfig {
+    HostConfig {
+        device: config.device.clone(),
+        snat: config.snat.clone(),
+        service_cidrs: config.service_cidrs.clone(),
+        take_over: config.take_over,
+        forward_accept: config.forward_accept,
+        max_flows: u64::from(config.max_flows_v4) + u64::from(config.max_flows_v6),
+    }
+}
+
+fn plane_config(config: &Config) -> PlaneConfig {
+    PlaneConfig {
+        region: RegionConfig {
+            dir: place::region_dir(&config.flows),
+            name: config.device.clone(),
+            max_flows_v4: config.max_flows_v4,
+            max_flows_v6: config.max_flows_v6,
+        },
+        ttls: config.timeouts.clone(),
+        engine: config.engine(),
+    }
+}
+
+/// The source a configuration names. An API that does not answer is no error: the source waits for it.
+///
+/// # Errors
+/// The kubeconfig cannot be used, or none is given and this is no pod.
+pub async fn source(config: &Config) -> Result<Box<dyn Source>, ConfigError> {
+    match &config.source {
+        SourceConfig::Manifests { dir } => Ok(Box::new(Manifests::new(dir, &config.node_name))),
+        SourceConfig::Kubernetes { kubeconfig } => {
+            let client = ClientConfig {
+                kubeconfig: kubeconfig.clone(),
+                node_name: config.node_name.clone(),
+                service_cidrs: config.service_cidrs.clone(),
+                ..ClientConfig::default()
+            };
+            let api = Api::new(&client).await.map_err(|error| {
+                let remedy = error.remedy();
+                ConfigError::new("source.kubernetes", error, remedy)
+            })?;
+            Ok(Box::new(api))
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The loop: events in, snapshots out, routes after them, repairs, questions, and the stop.
+//!
+//! A change is published at once if the last publish is long enough ago, else when it is; meanwhile changes pile
+//! up and go out together. Routes follow a publish: before there is a route for an address no packet for it comes
+//! here, so a published Service without its route loses nothing, while a route without its Service would.
+
+use std::collections::BTreeSet;
+use std::future::pending;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use dataplane::clock::Clock;
+use tokio::sync::mpsc::Receiver;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use super::state::State;
+use crate::node::{Host, NodeError};
+use crate::publish::Pacer;
+use crate::signal::Stop;
+use crate::socket::Ask;
+use crate::source::{Event, Kind};
+
+/// At most one publish in this time while changes keep coming.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(50);
+/// While replaced worlds may still be read, they are looked at this often.
+const COLLECT_INTERVAL: Duration = Duration::from_millis(50);
+/// Ended workers are noticed, and routes that could not be set are tried again, this often.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Events taken before something else has its turn.
+const EVENTS_AT_ONCE: usize = 1024;
+
+/// What brings packets here. [`Host`] in earnest.
+pub trait Steering {
+    /// Routes for the Service CIDRs, and for exactly those of these addresses that lie outside them.
+    fn attract(&mut self, vips: &BTreeSet<IpAddr>) -> impl Future<Output = Result<(), NodeError>>;
+    /// Waits until something had to be put back, and says what. May be dropped at any time.
+    fn repair(&mut self) -> impl Future<Output = Result<Vec<String>, NodeError>>;
+}
+
+impl Steering for Host {
+    async fn attract(&mut self, vips: &BTreeSet<IpAddr>) -> Result<(), NodeError> {
+        Self::attract(self, vips).await
+    }
+
+    async fn repair(&mut self) -> Result<Vec<String>, NodeError> {
+        Self::repair(self).await
+    }
+}
+
+/// A run from the first event to the stop.
+#[derive(Debug)]
+pub struct Lifecycle<S> {
+    state: State,
+    steering: S,
+    drain: Duration,
+    pacer: Pacer,
+    /// When the next publish is due.
+    publish_at: Option<Instant>,
+    collect_at: Option<Instant>,
+    stop_at: Option<Instant>,
+    /// Repair failed; it is not tried before this.
+    repair_at: Option<Instant>,
+    /// Services came or went since routes were last compared.
+    frontends_moved: bool,
+    /// The last time routes were set, they could be.
+    routed: bool,
+}
+
+impl<S: Steering> Lifecycle<S> {
+    /// A run that has not begun.
+    #[must_use]
+    pub fn new(state: State, steering: S, drain: Duration) -> Self {
+        Self {
+            state,
+            steering,
+            drain,
+            pacer: Pacer::new(PUBLISH_INTERVAL),
+            publish_at: None,
+            collect_at: None,
+            stop_at: None,
+            repair_at: None,
+            frontends_moved: true,
+            routed: false,
+        }
+    }
+
+    /// The state, when the run is over.
+    #[must_use]
+    pub fn into_state(self) -> State {
+        self.state
+    }
+
+    /// Runs until a stop has drained.
+    ///
+    /// # Errors
+    /// A part that must not end ended: a worker, the source. Or the first routes could not be set.
+    pub async fn live(
+        &mut self,
+        mut events: Receiver<Event>,
+        mut asks: Receiver<Ask>,
+        mut stops: Receiver<Stop>,
+    ) -> anyhow::Result<()> {
+        let mut housekeeping = interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                stop = stops.recv() => {
+                    if self.stop(stop.unwrap_or(Stop { why: "nobody left to ask" })) {
+                        return Ok(());
+                    }
+                }
+                () = at(self.stop_at) => return Ok(()),
+                () = at(self.publish_at) => self.publish().await?,
+                event = events.recv() => {
+                    let Some(event) = event else { bail!("the source of Services ended") };
+                    self.take(event, &mut events).await?;
+                }
+                Some(ask) = asks.recv() => {
+                    // Whoever asked may have gone.
+                    let _ = ask.answer.send(self.state.answer(&ask.query));
+                }
+                repaired = repair(&mut self.steering, self.repair_at) => self.repaired(repaired),
+                () = at(self.collect_at) => self.collect(),
+                _ = housekeeping.tick() => self.keep_house().await?,
+            }
+        }
+    }
+
+    /// True: at once.
+    fn stop(&mut self, stop: Stop) -> bool {
+        if self.stop_at.is_some() {
+            tracing::info!(why = stop.why, "stopping at once");
+            return true;
+        }
+        tracing::info!(why = stop.why, drain_seconds = self.drain.as_secs(), "stopping");
+        self.state.set_stopping();
+        self.stop_at = Some(Instant::now() + self.drain);
+        false
+    }
+
+    async fn take(&mut self, first: Event, events: &mut Receiver<Event>) -> anyhow::Result<()> {
+        let mut next = Some(first);
+        let mut told = false;
+        let mut taken = 0;
+        while let Some(event) = next.take().or_else(|| events.try_recv().ok()) {
+            self.frontends_moved |= moves_frontends(&event);
+            told |= matches!(event, Event::Problems { .. });
+            taken += 1;
+            // Lists that end together are one state: not one of them without the other.
+            let ends_a_list = matches!(event, Event::Done(_));
+            self.state.apply(event);
+            if taken >= EVENTS_AT_ONCE && !ends_a_list {
+                break;
+            }
+        }
+        if told {
+            self.state.tell_troubles();
+        }
+        if !self.state.is_due() || self.publish_at.is_some() {
+            return Ok(());
+        }
+        let delay = self.pacer.delay(Clock.now());
+        if delay.is_zero() {
+            return self.publish().await;
+        }
+        self.publish_at = Some(Instant::now() + delay);
+        Ok(())
+    }
+
+    async fn publish(&mut self) -> anyhow::Result<()> {
+        self.publish_at = None;
+        match self.state.publish() {
+            Ok(true) => tracing::debug!("published"),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, "this state cannot be served: the last one goes on");
+                self.pacer.published(Clock.now());
+                // No routes either: what they would bring here is not served.
+                return Ok(());
+            }
+        }
+        self.pacer.published(Clock.now());
+        self.state.tell_troubles();
+        self.collect();
+        if self.frontends_moved && self.state.has_world() {
+            self.frontends_moved = false;
+            self.route().await?;
+        }
+        Ok(())
+    }
+
+    /// Makes the routes those of the published Services; the first time done, new flows are served.
+    async fn route(&mut self) -> anyhow::Result<()> {
+        match self.steering.attract(self.state.desired().vips()).await {
+            Ok(()) => {}
+            // While it stops it is not ready any more, and what is served now must still drain.
+            Err(error) if self.state.is_ready() || self.stop_at.is_some() => {
+                if self.routed {
+                    tracing::warn!(%error, "routes could not be set; trying again every second");
+                }
+                self.routed = false;
+                return Ok(());
+            }
+            Err(error) => return Err(error).context("cannot set the routes"),
+        }
+        self.routed = true;
+        if !self.state.is_ready() && self.stop_at.is_none() {
+            self.state.set_ready();
+        }
+        Ok(())
+    }
+
+    fn collect(&mut self) {
+        let left = self.state.collect();
+        self.collect_at = (left > 0).then(|| Instant::now() + COLLECT_INTERVAL);
+    }
+
+    fn repaired(&mut self, repaired: Result<Vec<String>, NodeError>) {
+        self.repair_at = None;
+        match repaired {
+            Ok(what) if what.is_empty() => {}
+            Ok(what) => tracing::warn!(repaired = ?what, "somebody removed what tunway needs; it is back"),
+            Err(error) => {
+                tracing::warn!(%error, "rules and routes could not be checked; trying again");
+                self.repair_at = Some(Instant::now() + HOUSEKEEPING);
+            }
+        }
+    }
+
+    async fn keep_house(&mut self) -> anyhow::Result<()> {
+        if let Some(error) = self.state.failed() {
+            return Err(error.into());
+        }
+        if self.state.is_ready() && !self.routed {
+            self.route().await?;
+        }
+        Ok(())
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => pending().await,
+    }
+}
+
+async fn repair<S: Steering>(
+    steering: &mut S,
+    not_before: Option<Instant>,
+) -> Result<Vec<String>, NodeError> {
+    if let Some(instant) = not_before {
+        sleep_until(instant).await;
+    }
+    steering.repair().await
+}
+
+/// The event may change which addresses are Service addresses.
+fn moves_frontends(event: &Event) -> bool {
+    match event {
+        Event::Service(_) | Event::ServiceGone(_) | Event::Done(Kind::Service) => true,
+        Event::Restart(_)
+        | Event::Slice(_)
+        | Event::SliceGone(_)
+        | Event::Node(_)
+        | Event::Done(Kind::Slice | Kind::Node)
+        | Event::Problems { .. }
+        | Event::Health { .. } => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,292 @@
+//! What the loop owns: the objects, the compiler, the plane, and what it can say about them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dataplane::plane::{FlowRow, Plane, PlaneError};
+use dataplane::service::{Backend, BuildError, Policy, Service, Snapshot, World};
+use dataplane::stats::{Counter, Totals};
+use dataplane::verdict::DropReason;
+
+use crate::compile::Compiler;
+use crate::config::Config;
+use crate::desired::Desired;
+use crate::model::{ObjectKey, Problem};
+use crate::run::troubles::Troubles;
+use crate::socket::wire::{
+    self, Answer, Counters, Endpoint, Flow, Flows, Query, ServicePort, Services, Status,
+};
+use crate::source::Event;
+
+/// The world as objects, as compiled, and as served.
+#[derive(Debug)]
+pub struct State {
+    device: String,
+    node: String,
+    workers: usize,
+    plane: Plane,
+    desired: Desired,
+    compiler: Compiler,
+    world: Option<Arc<World>>,
+    troubles: Troubles,
+    retired: usize,
+    connected: bool,
+    source: String,
+    ready: bool,
+    stopping: bool,
+}
+
+impl State {
+    /// Nothing known yet; the plane serves known flows only.
+    #[must_use]
+    pub fn new(config: &Config, plane: Plane) -> Self {
+        Self {
+            device: config.device.clone(),
+            node: config.node_name.clone(),
+            workers: config.workers,
+            plane,
+            desired: Desired::new(&config.node_name),
+            compiler: Compiler::new(config.fabric()),
+            world: None,
+            troubles: Troubles::default(),
+            retired: 0,
+            connected: false,
+            source: "nothing heard yet".to_owned(),
+            ready: false,
+            stopping: false,
+        }
+    }
+
+    /// Takes one event of the source.
+    pub fn apply(&mut self, event: Event) {
+        if let Event::Health { connected, detail } = &event {
+            self.hear(*connected, detail);
+        }
+        self.desired.apply(event);
+    }
+
+    fn hear(&mut self, connected: bool, detail: &str) {
+        if (self.connected, self.source.as_str()) == (connected, detail) {
+            return;
+        }
+        match (connected, self.world.is_some()) {
+            (true, _) => tracing::info!(source = detail, "in touch with the source"),
+            (false, true) => {
+                tracing::warn!(reason = detail, "out of touch with the source: serving what was last known");
+            }
+            (false, false) => {
+                tracing::warn!(
+                    reason = detail,
+                    "source not reached yet: known flows are served, new ones wait"
+                );
+            }
+        }
+        self.connected = connected;
+        detail.clone_into(&mut self.source);
+    }
+
+    /// There is something to publish: every kind was listed once, and something changed since the last time.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.desired.ready() && (self.world.is_none() || self.desired.is_dirty())
+    }
+
+    /// Something was published.
+    #[must_use]
+    pub fn has_world(&self) -> bool {
+        self.world.is_some()
+    }
+
+    /// Compiles what changed and gives it to the workers. False when nothing came of it.
+    ///
+    /// # Errors
+    /// The objects make no valid snapshot: the last one goes on.
+    pub fn publish(&mut self) -> Result<bool, BuildError> {
+        let Self { plane, compiler, desired, .. } = self;
+        let Some(world) = compiler.compile(desired, &mut || plane.advance_purge_epoch())? else {
+            return Ok(false);
+        };
+        self.plane.publish(Arc::clone(&world));
+        self.world = Some(world);
+        self.collect();
+        Ok(true)
+    }
+
+    /// Drops replaced worlds nobody reads any more; how many are left.
+    pub fn collect(&mut self) -> usize {
+        self.retired = self.plane.collect();
+        self.retired
+    }
+
+    /// Tells the log what is newly wrong, and what is no longer.
+    pub fn tell_troubles(&mut self) {
+        self.troubles.update([self.desired.problems(), self.compiler.problems()]).log();
+    }
+
+    /// The objects.
+    #[must_use]
+    pub fn desired(&self) -> &Desired {
+        &self.desired
+    }
+
+    /// The first snapshot is out and its routes are in place.
+    pub fn set_ready(&mut self) {
+        self.ready = true;
+        let services = self.snapshot().map_or(0, Snapshot::service_count);
+        tracing::info!(service_ports = services, "ready");
+    }
+
+    /// It was said before that new flows are served.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// A stop was asked for: not ready any more, though everything is still served.
+    pub fn set_stopping(&mut self) {
+        self.stopping = true;
+        self.ready = false;
+    }
+
+    /// A worker that ended.
+    #[must_use]
+    pub fn failed(&self) -> Option<PlaneError> {
+        self.plane.failed()
+    }
+
+    /// Stops the workers.
+    ///
+    /// # Errors
+    /// One did not stop in time, or had ended before.
+    pub fn stop(self, deadline: Duration) -> Result<(), PlaneError> {
+        self.plane.stop(deadline)
+    }
+
+    /// Answers a question of the control socket.
+    #[must_use]
+    pub fn answer(&self, query: &Query) -> Answer {
+        match query {
+            Query::Flows { service, limit } => Answer::Flows(self.flows(service.as_deref(), *limit)),
+            Query::Services => Answer::Services(self.services()),
+            Query::Counters => Answer::Counters(counters(&self.plane.totals())),
+            Query::Status => Answer::Status(self.status()),
+        }
+    }
+
+    fn snapshot(&self) -> Option<&Snapshot> {
+        match self.world.as_deref() {
+            Some(World::Ready(snapshot)) => Some(snapshot),
+            Some(World::NotReady) | None => None,
+        }
+    }
+
+    fn flows(&self, asked: Option<&str>, limit: usize) -> Flows {
+        let snapshot = self.snapshot();
+        let mut flows = Flows::default();
+        self.plane.flows(&mut |row| {
+            let service = snapshot.and_then(|snapshot| snapshot.service(row.service));
+            let name = service.map_or("", |service| &*service.name);
+            if asked.is_some_and(|asked| !wire::names(asked, name)) {
+                return;
+            }
+            flows.matched += 1;
+            if flows.flows.len() < limit {
+                flows.flows.push(flow(&row, name));
+            }
+        });
+        let [ipv4, ipv4_max, ipv6, ipv6_max] = self.plane.occupancy();
+        flows.occupancy = wire::Occupancy { ipv4, ipv4_max, ipv6, ipv6_max };
+        flows
+    }
+
+    fn services(&self) -> Services {
+        let snapshot = self.snapshot();
+        let ports = snapshot.into_iter().flat_map(Snapshot::services);
+        let mut services: Vec<_> = ports.map(|service| self.service(service)).collect();
+        services.sort_by(|a, b| (&a.name, &a.proto, a.cluster_ip).cmp(&(&b.name, &b.proto, b.cluster_ip)));
+        Services { services, problems: self.troubles.all().map(trouble).collect(), status: self.status() }
+    }
+
+    fn service(&self, service: &Service) -> ServicePort {
+        let targets = self.targets(&service.name);
+        let endpoint = |(at, backend): (usize, &Backend)| {
+            let within = |set: &[u32]| set.iter().any(|index| usize::try_from(*index) == Ok(at));
+            let sets = [("cluster", within(&service.cluster)), ("local", within(&service.local))];
+            Endpoint {
+                address: SocketAddr::new(backend.addr, backend.port),
+                target: targets.iter().find(|(addr, _)| *addr == backend.addr).map(|(_, pod)| pod.clone()),
+                local: backend.local,
+                sets: sets.iter().filter(|(_, is)| *is).map(|(set, _)| (*set).to_owned()).collect(),
+            }
+        };
+        ServicePort {
+            name: service.name.to_string(),
+            proto: service.port.proto.to_string(),
+            cluster_ip: service.cluster_ip,
+            port: service.port.port,
+            internal_traffic_policy: match service.internal {
+                Policy::Cluster => "Cluster".to_owned(),
+                Policy::Local => "Local".to_owned(),
+            },
+            endpoints: service.backends.iter().enumerate().map(endpoint).collect(),
+        }
+    }
+
+    /// The pods behind a Service's addresses, by the Service port's name.
+    fn targets(&self, name: &str) -> Vec<(std::net::IpAddr, String)> {
+        let Some((namespace, rest)) = name.split_once('/') else { return Vec::new() };
+        let name = rest.split_once(':').map_or(rest, |(name, _)| name);
+        let key = ObjectKey { namespace: namespace.to_owned(), name: name.to_owned() };
+        let endpoints = self.desired.slices(&key).flat_map(|slice| &slice.endpoints);
+        endpoints.filter_map(|endpoint| Some((endpoint.addr, endpoint.target.clone()?))).collect()
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            device: self.device.clone(),
+            node: self.node.clone(),
+            ready: self.ready,
+            stopping: self.stopping,
+            generation: self.snapshot().map_or(0, Snapshot::generation),
+            retired: self.retired,
+            workers: self.workers,
+            connected: self.connected,
+            source: self.source.clone(),
+        }
+    }
+}
+
+fn flow(row: &FlowRow, service: &str) -> Flow {
+    Flow {
+        proto: row.forward.proto.to_string(),
+        client: SocketAddr::new(row.forward.src, row.forward.sport),
+        vip: SocketAddr::new(row.forward.dst, row.forward.dport),
+        endpoint: SocketAddr::new(row.reply.src, row.reply.sport),
+        snat: SocketAddr::new(row.reply.dst, row.reply.dport),
+        state: row.state.to_owned(),
+        packets: row.packets,
+        bytes: row.bytes,
+        idle: row.idle,
+        expires: row.expires,
+        service: service.to_owned(),
+    }
+}
+
+fn trouble(problem: &Problem) -> wire::Trouble {
+    wire::Trouble {
+        object: problem.object.clone(),
+        field: problem.field.clone(),
+        what: problem.what.clone(),
+        remedy: problem.remedy.clone(),
+    }
+}
+
+fn counters(totals: &Totals) -> Counters {
+    let drops = DropReason::ALL.iter().map(|reason| (reason.label().to_owned(), totals.drops(*reason)));
+    Counters {
+        counters: Counter::ALL.iter().map(|c| (c.label().to_owned(), totals.get(*c))).collect(),
+        drops: drops.filter(|(_, n)| *n > 0).collect(),
+    }
+}

@@ -1,0 +1,63 @@
+//! The host plan on the real kernel, each test in a host of its own: what is made, that it comes back whatever is
+//! done to it, that nothing loops, what preflight finds, and that cleanup leaves what was there before.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test program; the harness is its own")]
+
+use std::process::ExitCode;
+
+#[path = "root/cleanup.rs"]
+mod cleanup;
+#[path = "root/host.rs"]
+mod host;
+#[path = "root/loops.rs"]
+mod loops;
+#[path = "root/plan.rs"]
+mod plan;
+#[path = "root/preflight.rs"]
+mod preflight;
+#[path = "root/repair.rs"]
+mod repair;
+#[path = "root/runner.rs"]
+mod runner;
+#[path = "root/take_over.rs"]
+mod take_over;
+
+fn main() -> ExitCode {
+    runner::main(&[
+        ("plan::install_and_attract_make_exactly_the_plan", plan::install_and_attract_make_exactly_the_plan),
+        ("plan::a_restart_finds_everything_in_place", plan::a_restart_finds_everything_in_place),
+        ("plan::virtual_addresses_come_and_go", plan::virtual_addresses_come_and_go),
+        ("plan::a_host_without_ipv6_gets_ipv4_only", plan::a_host_without_ipv6_gets_ipv4_only),
+        ("plan::a_read_only_proc_sys_is_no_obstacle", plan::a_read_only_proc_sys_is_no_obstacle),
+        (
+            "plan::snat_addresses_that_cannot_work_are_refused",
+            plan::snat_addresses_that_cannot_work_are_refused,
+        ),
+        ("plan::thousands_of_virtual_addresses", plan::thousands_of_virtual_addresses),
+        ("repair::whatever_is_taken_away_comes_back", repair::whatever_is_taken_away_comes_back),
+        ("repair::routes_follow_the_nodes_address", repair::routes_follow_the_nodes_address),
+        (
+            "repair::a_future_that_is_dropped_all_the_time_still_repairs",
+            repair::a_dropped_future_still_repairs,
+        ),
+        ("repair::changes_that_are_not_ours_to_mind_are_left", repair::changes_not_ours_are_left),
+        (
+            "repair::what_could_not_be_attracted_is_tried_again",
+            repair::what_could_not_be_attracted_is_tried_again,
+        ),
+        ("repair::a_deleted_device_is_an_error", repair::a_deleted_device_is_an_error),
+        ("loops::what_is_written_back_crosses_once", loops::what_is_written_back_crosses_once),
+        ("loops::the_order_matters", loops::the_order_matters),
+        ("preflight::a_good_host_passes", preflight::a_good_host_passes),
+        ("preflight::every_fault_is_named", preflight::every_fault_is_named),
+        ("preflight::nothing_is_changed", preflight::nothing_is_changed),
+        ("preflight::an_unprivileged_look_says_so", preflight::an_unprivileged_look_says_so),
+        ("take_over::kube_proxys_leftovers_go_and_forward_opens", take_over::leftovers_go_and_forward_opens),
+        ("take_over::legacy_iptables_too", take_over::legacy_iptables_too),
+        ("cleanup::the_host_is_as_it_was", cleanup::the_host_is_as_it_was),
+        ("cleanup::with_the_dataplanes_own_device", cleanup::with_the_dataplanes_own_device),
+        ("cleanup::it_refuses_while_an_instance_runs", cleanup::it_refuses_while_an_instance_runs),
+        ("cleanup::it_finishes_what_was_begun", cleanup::it_finishes_what_was_begun),
+        ("cleanup::what_is_not_ours_stays", cleanup::what_is_not_ours_stays),
+    ])
+}
