@@ -1,0 +1,5 @@
+//! What the benchmarks share: worlds to measure in, loads, samples and reports.
+
+pub mod null;
+pub mod wire;
+pub mod world;

@@ -1,0 +1,151 @@
+//! The packet path asks for no memory: not for a known flow, not for a new one, not for any other end.
+
+use dataplane::engine::EngineConfig;
+use dataplane::packet::frame::{BATCH, Batch};
+use dataplane::packet::tuple::Proto;
+use dataplane::verdict::Verdict;
+use tests::alloc::{Counting, count};
+use tests::cluster::{Cluster, addr};
+use tests::gateway::Gateway;
+use tests::packets::{IcmpError, Offload, Wire, echo, flags, icmp_error, tcp, udp};
+use tests::script::malformed;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const PACKETS: usize = 10_000;
+
+fn gateway() -> Gateway {
+    let config = EngineConfig { replies_per_second: 1_000_000, ..EngineConfig::default() };
+    let mut gateway = Gateway::new(1, 16_384, &config, 9);
+    let mut cluster = Cluster::default();
+    for (proto, vip, endpoints) in [
+        (Proto::Tcp, "10.96.0.10:80", ["10.244.1.1:8080", "10.244.1.2:8080"]),
+        (Proto::Udp, "10.96.0.10:53", ["10.244.1.1:53", "10.244.1.2:53"]),
+        (Proto::Tcp, "[fd96::10]:80", ["[fd24::1]:8080", "[fd24::2]:8080"]),
+        (Proto::Udp, "[fd96::10]:53", ["[fd24::1]:53", "[fd24::2]:53"]),
+    ] {
+        cluster.serve(proto, vip, &endpoints);
+    }
+    cluster.serve(Proto::Tcp, "10.96.0.12:80", &[]);
+    gateway.publish(&mut cluster);
+    gateway
+}
+
+/// Sends packets in full batches, counting only what the engine does; the verdicts' tally and the allocations.
+fn run(gateway: &mut Gateway, packets: &[Wire]) -> (Vec<Verdict>, u64) {
+    let mut batch = Batch::default();
+    let mut verdicts = Vec::new();
+    let mut allocations = 0;
+    for chunk in packets.chunks(BATCH) {
+        batch.clear();
+        for wire in chunk {
+            wire.put(&mut batch);
+        }
+        let now = gateway.now.plus_nanos(1_000_000);
+        gateway.now = now;
+        let ((), n) = count(|| gateway.step(0, &mut batch));
+        allocations += n;
+        verdicts.extend(batch.frames().iter().map(|frame| frame.verdict.expect("no frame waits")));
+    }
+    (verdicts, allocations)
+}
+
+fn opening(n: usize) -> Wire {
+    let port = 1_024 + n;
+    let four = || addr(&format!("10.1.{}.1:{port}", n / 1_000));
+    let six = || addr(&format!("[fd01::{}]:{port}", n / 1_000));
+    match n % 4 {
+        0 => tcp(four(), addr("10.96.0.10:80"), flags::SYN).wire(),
+        1 => udp(four(), addr("10.96.0.10:53")).payload(*b"q").wire(),
+        2 => tcp(six(), addr("[fd96::10]:80"), flags::SYN).wire(),
+        _ => udp(six(), addr("[fd96::10]:53")).payload(*b"q").wire(),
+    }
+}
+
+#[test]
+fn the_counter_counts() {
+    let (boxed, n) = count(|| Box::new(std::hint::black_box(7_u64)));
+    assert_eq!((*boxed, n), (7, 1));
+    assert_eq!(count(|| std::hint::black_box(7_u64)).1, 0);
+}
+
+#[test]
+fn ten_thousand_new_flows_and_ten_thousand_packets_of_known_ones() {
+    let mut gateway = gateway();
+    let packets: Vec<Wire> = (0..PACKETS).map(opening).collect();
+    let (verdicts, allocations) = run(&mut gateway, &packets);
+    assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Translated));
+    assert_eq!(allocations, 0, "opening flows");
+    assert_eq!(gateway.flows().len(), PACKETS);
+
+    let known: Vec<Wire> = (0..PACKETS)
+        .map(|n| match n % 8 {
+            0 => tcp(addr("10.1.0.1:1024"), addr("10.96.0.10:80"), flags::ACK)
+                .payload(vec![1; 30_000])
+                .offload(Offload::Gso(1_400))
+                .wire(),
+            4 => tcp(addr("10.1.0.1:1028"), addr("10.96.0.10:80"), flags::FIN | flags::ACK).wire(),
+            _ => opening(n),
+        })
+        .collect();
+    let (verdicts, allocations) = run(&mut gateway, &known);
+    assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Translated));
+    assert_eq!(allocations, 0, "known flows");
+}
+
+#[test]
+fn refusals_errors_drops_and_the_sweep() {
+    let mut gateway = gateway();
+    let quoted = udp(addr("10.96.0.10:53"), addr("10.1.0.1:4000")).payload(*b"a").bytes();
+    run(&mut gateway, &[udp(addr("10.1.0.1:4000"), addr("10.96.0.10:53")).wire()]);
+    let mixed: Vec<Wire> = (0..PACKETS)
+        .map(|n| match n % 8 {
+            0 => tcp(addr("10.1.0.1:4000"), addr("10.96.0.12:80"), flags::SYN).wire(),
+            1 => tcp(addr("10.1.0.1:4000"), addr("10.96.0.10:80"), flags::ACK).wire(),
+            2 => udp(addr("10.1.0.1:4000"), addr("192.0.2.1:53")).wire(),
+            3 => Wire::plain(echo(addr("10.1.0.1:0").ip(), addr("10.96.0.10:0").ip())),
+            4 => udp(addr("10.244.1.1:53"), addr("10.255.0.1:9")).wire(),
+            5 => {
+                let (from, to) = (addr("10.1.0.1:0").ip(), addr("10.96.0.10:0").ip());
+                Wire::plain(icmp_error(IcmpError::TimeExceeded, from, to, &quoted))
+            }
+            6 => Wire::plain(vec![0x45; 30]),
+            _ => udp(addr("10.1.0.1:4000"), addr("10.96.0.77:53")).wire(),
+        })
+        .collect();
+    let (verdicts, allocations) = run(&mut gateway, &mixed);
+    assert_eq!(allocations, 0, "other ends");
+    let translated = verdicts.iter().filter(|verdict| **verdict == Verdict::Translated).count();
+    assert_eq!(translated, PACKETS / 8, "the errors are about a known flow");
+    for one in malformed() {
+        let mut batch = Batch::default();
+        let frame = batch.spare().expect("room");
+        frame.buffer_mut()[..one.raw.len()].copy_from_slice(&one.raw);
+        frame.set_len(one.raw.len());
+        batch.push();
+        assert_eq!(count(|| gateway.step(0, &mut batch)).1, 0, "{}", one.name);
+    }
+    let before = gateway.now;
+    let ((), allocations) = count(|| gateway.sweep_until(before.plus_nanos(200_000_000_000)));
+    assert_eq!(allocations, 0, "the sweep");
+    assert_eq!(gateway.flows().len(), 0);
+}
+
+#[test]
+fn a_full_table_and_its_evictions() {
+    let config = EngineConfig::default();
+    let mut gateway = Gateway::new(1, 4_096, &config, 9);
+    let mut cluster = Cluster::default();
+    cluster.serve(Proto::Tcp, "10.96.0.10:80", &["10.244.1.1:8080", "10.244.1.2:8080"]);
+    gateway.publish(&mut cluster);
+    let packets: Vec<Wire> = (0..PACKETS)
+        .map(|n| {
+            tcp(addr(&format!("10.1.{}.1:{}", n / 1_000, 1_024 + n)), addr("10.96.0.10:80"), flags::SYN)
+                .wire()
+        })
+        .collect();
+    let (_, allocations) = run(&mut gateway, &packets);
+    assert_eq!(allocations, 0);
+    assert!(gateway.flows().len() > 4_000);
+}
