@@ -29,6 +29,7 @@ pub(crate) struct Site {
     pub(crate) backends: [Namespace; 2],
     pub(crate) device: String,
     pub(crate) dir: TempDir,
+    binary: PathBuf,
     processes: Vec<Process>,
 }
 
@@ -36,6 +37,8 @@ impl Site {
     /// Namespaces, links and nginx; no tunway yet.
     pub(crate) fn new(mtu: u32) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
+        // Before there is anything to clean up: it refuses a stale one.
+        let binary = tests::bin::tunway();
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let space = |label| Namespace::new(label).unwrap();
         let mut site = Self {
@@ -44,6 +47,7 @@ impl Site {
             backends: [space("backend0"), space("backend1")],
             device: format!("tw{}x{number}", std::process::id()),
             dir: tempfile::tempdir().unwrap(),
+            binary,
             processes: Vec::new(),
         };
         site.gateway.sysctl("net.ipv4.ip_forward", "1").unwrap();
@@ -81,7 +85,7 @@ impl Site {
 
     /// `tunway COMMAND --device …` in the gateway, to be run or spawned.
     pub(crate) fn tunway(&self, command: &str) -> Command {
-        let mut tunway = self.gateway.command(&tests::bin::tunway().to_string_lossy());
+        let mut tunway = self.gateway.command(&self.binary.to_string_lossy());
         tunway.args([command, "--device", &self.device]);
         tunway
     }
