@@ -154,7 +154,7 @@ impl MemPeer {
 }
 
 fn gone() -> io::Error {
-    nix::errno::Errno::EBADFD.into()
+    sys::device_gone()
 }
 
 #[cfg(test)]

@@ -160,6 +160,7 @@ pub(super) fn read_frame(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Op
             Ok(len) => return Ok(Some(len)),
             Err(Errno::EAGAIN) => return Ok(None),
             Err(Errno::EINTR) => {}
+            Err(Errno::EBADFD) => return Err(device_gone()),
             Err(error) => return Err(error.into()),
         }
     }
@@ -174,9 +175,8 @@ pub(super) fn write_frame(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<bool> 
         match nix::unistd::write(fd, bytes) {
             Ok(len) => return Ok(len == bytes.len()),
             Err(Errno::EINTR) => {}
-            Err(error @ (Errno::EBADFD | Errno::EBADF | Errno::ENODEV | Errno::ENXIO)) => {
-                return Err(error.into());
-            }
+            Err(Errno::EBADFD) => return Err(device_gone()),
+            Err(error @ (Errno::EBADF | Errno::ENODEV | Errno::ENXIO)) => return Err(error.into()),
             Err(_) => return Ok(false),
         }
     }
@@ -197,9 +197,14 @@ pub(super) fn wait(fd: BorrowedFd<'_>, waker: &Waker, limit: Duration) -> io::Re
     }
     // tun_chr_poll says POLLERR when the descriptor has lost its device; waiting on would spin.
     if queue.intersects(PollFlags::POLLERR | PollFlags::POLLNVAL) {
-        return Err(Errno::EBADFD.into());
+        return Err(device_gone());
     }
     Ok(())
+}
+
+/// What the kernel calls "file descriptor in bad state" (EBADFD), in words.
+pub(super) fn device_gone() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the TUN device was deleted while it was in use")
 }
 
 /// 64 bits of the kernel's randomness.
