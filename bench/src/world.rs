@@ -11,7 +11,7 @@ use dataplane::ids::{EndpointId, ServiceId, WorkerId};
 use dataplane::packet::frame::{BATCH, Batch};
 use dataplane::packet::tuple::{Family, Proto};
 use dataplane::service::{
-    Backend, Fabric, Policy, ReturnPath, Selector, Service, SnapshotBuilder, SvcPort, World,
+    Affinity, Backend, Fabric, Policy, ReturnPath, Selector, Service, SnapshotBuilder, SvcPort, World,
 };
 use dataplane::stats::{Counter, WorkerStats};
 use tests::packets::{Offload, Spec, Wire, flags, tcp};
@@ -50,6 +50,7 @@ impl Bench {
         let tables = Tables {
             v4: Arc::new(Table::new(&region, Ttls::default())),
             v6: Arc::new(Table::new(&region, Ttls::default())),
+            affinity: Arc::new(Affinity::new(1_024)),
         };
         let stats = Arc::new(CachePadded::new(WorkerStats::default()));
         // Answers are part of no case: a limiter that never refuses would hide a broken setup.
@@ -162,6 +163,7 @@ fn world(family: Family) -> World {
         local: Box::default(),
         any: true,
         selector: Selector::Random,
+        affinity: None,
     });
     World::Ready(builder.build().expect("one valid Service"))
 }

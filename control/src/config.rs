@@ -27,6 +27,8 @@ pub const DEFAULT_SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/12", "fd00:10:96::/112"
 pub const DEFAULT_FLOWS_V4: u32 = 262_144;
 /// IPv6 flows when `maxFlows.ipv6` is not given.
 pub const DEFAULT_FLOWS_V6: u32 = 131_072;
+/// Clients session affinity remembers at most when `maxAffinity` is not given.
+pub const DEFAULT_AFFINITY: u32 = 262_144;
 /// Workers at most when `workers` is not given; fewer on fewer cores.
 pub const DEFAULT_WORKERS_AT_MOST: usize = 8;
 /// Answers (ICMP errors, RSTs) a second and worker when `repliesPerSecond` is not given.
@@ -71,6 +73,8 @@ pub struct Config {
     pub max_flows_v4: u32,
     /// IPv6 flows; the table rounds up to a power of two.
     pub max_flows_v6: u32,
+    /// Clients session affinity remembers at most.
+    pub max_affinity: usize,
     /// Where flows are kept.
     pub flows: FlowPlace,
     /// Service CIDRs: routed to the device, unallocated addresses in them are dropped.
@@ -184,6 +188,7 @@ impl Config {
             workers,
             max_flows_v4: rules::max_flows("maxFlows.ipv4", max_v4, workers)?,
             max_flows_v6: rules::max_flows("maxFlows.ipv6", max_v6, workers)?,
+            max_affinity: rules::max_affinity(given.max_affinity)?,
             flows: match given.flow_file {
                 Some(dir) => FlowPlace::Dir(rules::absolute("flowFile", dir)?),
                 None => FlowPlace::Auto,

@@ -34,6 +34,7 @@ pub(crate) fn service(name: &str, cluster_ips: &[&str]) -> Service {
         cluster_ips: cluster_ips.iter().map(|addr| ip(addr)).collect(),
         ports: vec![port("", 80, Proto::Tcp)],
         internal: Policy::Cluster,
+        affinity: None,
         created: 0,
         annotations: BTreeMap::new(),
     }

@@ -65,6 +65,8 @@ pub struct Service {
     pub ports: Vec<Port>,
     /// `internalTrafficPolicy`.
     pub internal: Policy,
+    /// `sessionAffinity: ClientIP`: how many seconds a client is remembered, 1 to 86,400.
+    pub affinity: Option<u32>,
     /// `metadata.creationTimestamp`, seconds since the Unix epoch; 0 when unknown. Older wins a contested address.
     pub created: i64,
     /// `tunway.dev/*` annotations.

@@ -155,6 +155,7 @@ fn plane_config(config: &Config) -> PlaneConfig {
         },
         ttls: config.timeouts.clone(),
         engine: config.engine(),
+        max_affinity: config.max_affinity,
     }
 }
 

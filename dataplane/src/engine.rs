@@ -30,11 +30,11 @@ use crate::ids::WorkerId;
 use crate::nat::prng::Prng;
 use crate::nat::reject::{Limiter, answer};
 use crate::nat::tally::Tally;
-use crate::nat::{Choices, Nat, Outcome, forward_endpoint, may_go_on};
+use crate::nat::{Choices, Nat, Outcome, may_go_on};
 use crate::packet::frame::{BATCH, Batch, Frame};
 use crate::packet::layout::{Kind, Layout};
 use crate::packet::tuple::{Address, Family, Tuple};
-use crate::service::World;
+use crate::service::{Affinity, World};
 use crate::stats::{Counter, WorkerStats};
 use crate::verdict::{DropReason, Verdict};
 use park::{PATIENCE, Park};
@@ -58,13 +58,15 @@ impl Default for EngineConfig {
     }
 }
 
-/// The flow tables all workers share.
+/// The tables all workers share.
 #[derive(Clone, Debug)]
 pub struct Tables {
     /// IPv4 flows.
     pub v4: Arc<Table<2>>,
     /// IPv6 flows.
     pub v6: Arc<Table<5>>,
+    /// Which client has which endpoint, where session affinity asks for it.
+    pub affinity: Arc<Affinity>,
 }
 
 /// One worker's packet path.
@@ -74,6 +76,7 @@ pub struct Engine {
     v6: Side<5>,
     choices: Choices,
     prng: Prng,
+    affinity: Arc<Affinity>,
     limiter: Limiter,
     park: Park,
     stats: Arc<CachePadded<WorkerStats>>,
@@ -102,7 +105,7 @@ impl<const N: usize> Side<N> {
         let table = &*self.table;
         let stale = |hit: &Hit<N>| match world {
             World::NotReady => false,
-            World::Ready(snapshot) => !may_go_on(table, snapshot, hit, forward_endpoint::<A, N>(hit)),
+            World::Ready(snapshot) => !may_go_on::<A, N>(table, snapshot, hit),
         };
         let swept = table.sweep(&mut self.own, now, false, stale);
         stats.swept(swept.expired, swept.evicted, swept.purged);
@@ -126,6 +129,7 @@ impl Engine {
             v6: Side::new(tables.v6, id),
             choices: Choices { reject_with_rst, tcp_loose, accounting },
             prng: Prng::new(seed),
+            affinity: tables.affinity,
             limiter: Limiter::new(replies_per_second),
             park: Park::default(),
             stats,
@@ -213,17 +217,17 @@ impl Engine {
             return;
         }
         let hash = self.hashes[index];
-        let Self { v4, v6, choices, prng, stats, .. } = self;
-        let (choices, stats) = (*choices, &***stats);
+        let Self { v4, v6, choices, prng, affinity, stats, .. } = self;
+        let (choices, affinity, stats) = (*choices, &**affinity, &***stats);
         let outcome = match frame.layout.family() {
             Family::V4 => {
                 let Side { table, own, tally, may_evict } = v4;
-                Nat { table, own, tally, world, now, choices, prng, stats, may_evict }
+                Nat { table, own, tally, world, now, choices, prng, affinity, stats, may_evict }
                     .translate::<Ipv4Addr>(frame, hash)
             }
             Family::V6 => {
                 let Side { table, own, tally, may_evict } = v6;
-                Nat { table, own, tally, world, now, choices, prng, stats, may_evict }
+                Nat { table, own, tally, world, now, choices, prng, affinity, stats, may_evict }
                     .translate::<Ipv6Addr>(frame, hash)
             }
         };

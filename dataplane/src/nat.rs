@@ -9,6 +9,7 @@ pub mod prng;
 pub mod reject;
 
 mod forward;
+mod picks;
 mod purge;
 mod related;
 pub(crate) mod tally;
@@ -19,15 +20,14 @@ use crate::packet::Packet;
 use crate::packet::frame::Frame;
 use crate::packet::layout::{Addresses, Kind, L4Flags};
 use crate::packet::tuple::{Address, Proto, Tuple};
-use crate::service::{Decision, NoReasons, Snapshot, World, decide_portless};
+use crate::service::{Affinity, Decision, NoReasons, Snapshot, World, decide_portless};
 use crate::stats::{Counter, WorkerStats};
 use crate::verdict::{DropReason, Verdict};
 use prng::Prng;
 use reject::Answer;
 use tally::Tally;
 
-pub(crate) use forward::forward_endpoint;
-pub(crate) use purge::{endpoint_of, may_go_on};
+pub(crate) use purge::may_go_on;
 
 /// How a packet's way through the NAT ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +69,7 @@ pub(crate) struct Nat<'a, const N: usize> {
     pub(crate) now: Time,
     pub(crate) choices: Choices,
     pub(crate) prng: &'a mut Prng,
+    pub(crate) affinity: &'a Affinity,
     pub(crate) stats: &'a WorkerStats,
     /// Whether this batch may still look for flows of this family to evict.
     pub(crate) may_evict: &'a mut bool,
@@ -97,7 +98,7 @@ impl<const N: usize> Nat<'_, N> {
         let key = Key::from(tuple);
         let flags = frame.layout.flags();
         if let Some(hit) = self.table.lookup(hash, &key) {
-            match self.fate(&hit, &tuple, proto, flags) {
+            match self.fate::<A>(&hit, proto, flags) {
                 Fate::GoesOn => {
                     self.apply::<A>(frame, &hit, flags);
                     return Outcome::TRANSLATED;
@@ -112,13 +113,7 @@ impl<const N: usize> Nat<'_, N> {
 
     /// A hit is translated, whatever its flags and windows say, but for two cases: a client's SYN on a closed TCP
     /// flow, and UDP to a withdrawn endpoint.
-    pub(crate) fn fate<A: Address>(
-        &self,
-        hit: &Hit<N>,
-        tuple: &Tuple<A>,
-        proto: Proto,
-        flags: L4Flags,
-    ) -> Fate
+    pub(crate) fn fate<A: Address>(&self, hit: &Hit<N>, proto: Proto, flags: L4Flags) -> Fate
     where
         Tuple<A>: From<Key<N>>,
     {
@@ -131,7 +126,7 @@ impl<const N: usize> Nat<'_, N> {
             }
             Proto::Udp => {
                 let World::Ready(snapshot) = self.world else { return Fate::GoesOn };
-                if may_go_on(self.table, snapshot, hit, endpoint_of(hit, tuple)) {
+                if may_go_on::<A, N>(self.table, snapshot, hit) {
                     return Fate::GoesOn;
                 }
                 let ended = self.end(hit, Counter::FlowsPurged);

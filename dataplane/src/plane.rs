@@ -16,14 +16,14 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, Sender, unbounded};
 use crossbeam::utils::CachePadded;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Time};
 use crate::engine::{Engine, EngineConfig, Tables};
 use crate::flow::{FlowView, Key, Region, RegionConfig, RegionError, Table, TtlError, Ttls};
 use crate::ids::{EndpointId, ServiceId, WorkerId};
 use crate::io::{MAX_QUEUES, Queue, Waker, random_u64};
 use crate::packet::tuple::{Address, Tuple};
-use crate::service::{Published, World};
-use crate::stats::{Totals, WorkerStats};
+use crate::service::{Affinity, Published, World};
+use crate::stats::{Counter, Totals, WorkerStats};
 use crate::worker::{Command, End, Exit, Worker};
 
 /// Everything a plane needs to start.
@@ -35,6 +35,8 @@ pub struct PlaneConfig {
     pub ttls: Ttls,
     /// What the engines do where there is a choice.
     pub engine: EngineConfig,
+    /// Clients session affinity remembers at most.
+    pub max_affinity: usize,
 }
 
 /// A flow of either family, as tables print it.
@@ -71,6 +73,8 @@ pub struct Plane {
     workers: Vec<Handle>,
     exits: Receiver<Exit>,
     ended: Mutex<Vec<Exit>>,
+    /// When clients whose time is up were last forgotten.
+    tidied: Time,
 }
 
 /// What is left of a worker on this side.
@@ -140,6 +144,7 @@ impl Plane {
         let tables = Tables {
             v4: Arc::new(Table::new(&region, config.ttls.clone())),
             v6: Arc::new(Table::new(&region, config.ttls.clone())),
+            affinity: Arc::new(Affinity::new(config.max_affinity)),
         };
         let current = Arc::new(World::NotReady);
         let world = Arc::new(Published::new(Arc::clone(&current)));
@@ -154,6 +159,7 @@ impl Plane {
             workers,
             exits,
             ended: Mutex::default(),
+            tidied: Clock.now(),
         };
         for (id, queue) in (0..).zip(queues) {
             let handle = plane.spawn(WorkerId(id), queue, &config.engine, report.clone())?;
@@ -180,6 +186,24 @@ impl Plane {
         self.retired.len()
     }
 
+    /// Forgets clients of session affinity whose time is up, every ten seconds, or at once when room is short; then also
+    /// those that have not come back for the longest time. Call it once a second.
+    pub fn keep_house(&mut self) {
+        let (now, affinity) = (Clock.now(), &self.tables.affinity);
+        let World::Ready(snapshot) = &*self.current else { return };
+        if affinity.is_tight() || (now.since(self.tidied) >= TIDY_NS && !affinity.is_empty()) {
+            self.tidied = now;
+            let tidied = affinity.tidy(snapshot, now.tick());
+            tracing::debug!(ended = tidied.ended, evicted = tidied.evicted, "forgot clients");
+        }
+    }
+
+    /// Clients session affinity remembers just now, and how many it may.
+    #[must_use]
+    pub fn affinity(&self) -> [usize; 2] {
+        [self.tables.affinity.len(), self.tables.affinity.capacity()]
+    }
+
     /// Advances the purge epoch, which goes into service ports that lost an endpoint, and returns the new one.
     pub fn advance_purge_epoch(&self) -> u16 {
         self.region.advance_purge_epoch()
@@ -190,6 +214,8 @@ impl Plane {
     pub fn totals(&self) -> Totals {
         let mut sum = Totals::default();
         self.workers.iter().for_each(|worker| sum.merge(&worker.stats.read()));
+        sum.add(Counter::AffinityRefused, self.tables.affinity.refused());
+        sum.add(Counter::AffinityEvicted, self.tables.affinity.evicted());
         sum
     }
 
@@ -210,7 +236,7 @@ impl Plane {
     /// Live flows and capacity: IPv4 live, IPv4 capacity, IPv6 live, IPv6 capacity. Walks the whole table.
     #[must_use]
     pub fn occupancy(&self) -> [usize; 4] {
-        let Tables { v4, v6 } = &self.tables;
+        let Tables { v4, v6, .. } = &self.tables;
         [v4.live(), v4.capacity(), v6.live(), v6.capacity()]
     }
 
@@ -292,6 +318,8 @@ impl Drop for Plane {
     }
 }
 
+/// How often clients whose time is up are forgotten, in nanoseconds.
+const TIDY_NS: u64 = 10_000_000_000;
 /// Flows of one chunk. Only the owner of a chunk may open flows in it, so a worker without one could open none.
 const CHUNK: usize = 4_096;
 

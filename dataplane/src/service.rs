@@ -6,6 +6,7 @@
 //! asks [`decide()`] which frontend, endpoint set and return path a new flow gets, then [`choose()`] for the
 //! endpoint. Both are generic over [`Reasons`]: the packet path takes none down and pays nothing for it.
 
+mod affinity;
 mod build;
 mod choose;
 mod chunked;
@@ -19,6 +20,7 @@ mod snapshot;
 
 use std::fmt;
 
+pub use affinity::{Affinity, MAX_AFFINITY_SECONDS, Seat, Sticky, Tidied};
 pub use build::{BuildError, SnapshotBuilder};
 pub use choose::{Live, choose};
 pub use decide::{Decision, Origin, decide, decide_portless};

@@ -54,6 +54,10 @@ counters! {
     PortClashes = "port_clashes",
     /// ICMP errors translated.
     IcmpErrorsTranslated = "icmp_errors_translated",
+    /// Flows of sticky Services whose clients could not be remembered: no room, or too many of one IPv6 prefix.
+    AffinityRefused = "affinity_refused",
+    /// Clients forgotten before their time, the oldest first, to make room for new ones.
+    AffinityEvicted = "affinity_evicted",
     /// Times the queue was found empty.
     Waits = "waits",
 }
@@ -171,6 +175,11 @@ impl Totals {
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.drops.iter().sum()
+    }
+
+    /// Adds to a counter: for what no worker counts.
+    pub fn add(&mut self, counter: Counter, n: u64) {
+        self.counters[counter as usize] += n;
     }
 
     /// Adds another worker's counters.

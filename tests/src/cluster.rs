@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use dataplane::ids::{EndpointId, ServiceId};
 use dataplane::packet::tuple::Proto;
 use dataplane::service::{
-    Backend, Fabric, Policy, ReturnPath, Selector, Service, Snapshot, SnapshotBuilder, SvcPort,
+    Backend, Fabric, Policy, ReturnPath, Selector, Service, Snapshot, SnapshotBuilder, Sticky, SvcPort,
 };
 
 /// The SNAT address of IPv4 flows.
@@ -36,6 +36,8 @@ pub struct Svc {
     pub proto: Proto,
     /// Its endpoints.
     pub endpoints: Vec<Ep>,
+    /// For how many seconds a client keeps its endpoint.
+    pub affinity: Option<u32>,
     purge_epoch: u16,
 }
 
@@ -60,6 +62,7 @@ pub struct Cluster {
     pub services: BTreeMap<u32, Svc>,
     /// Addresses of Services that may be allocated.
     pub cidrs: Vec<(IpAddr, u8)>,
+    last_id: u32,
     ids: BTreeMap<(u32, SocketAddr), EndpointId>,
     frontends: BTreeMap<(SocketAddr, Proto), u32>,
     last: Option<Snapshot>,
@@ -71,6 +74,7 @@ impl Default for Cluster {
         Self {
             services: BTreeMap::new(),
             cidrs: vec![(ip("10.96.0.0"), 16), (ip("fd96::"), 112)],
+            last_id: 0,
             ids: BTreeMap::new(),
             frontends: BTreeMap::new(),
             last: None,
@@ -82,11 +86,30 @@ impl Default for Cluster {
 impl Cluster {
     /// Serves a port; all endpoints are usable and serving. A frontend that was served before keeps its id.
     pub fn serve(&mut self, proto: Proto, vip: &str, endpoints: &[&str]) -> ServiceId {
-        let next = u32::try_from(self.frontends.len() + 1).expect("few Services");
-        let id = *self.frontends.entry((addr(vip), proto)).or_insert(next);
+        let id = match self.frontends.get(&(addr(vip), proto)) {
+            Some(id) => *id,
+            None => self.new_id(proto, vip),
+        };
         let endpoints = endpoints.iter().map(|at| Ep { at: addr(at), usable: true, serving: true }).collect();
-        self.services.insert(id, Svc { id: ServiceId(id), vip: addr(vip), proto, endpoints, purge_epoch: 0 });
+        let affinity = self.services.get(&id).and_then(|svc| svc.affinity);
+        let svc = Svc { id: ServiceId(id), vip: addr(vip), proto, endpoints, affinity, purge_epoch: 0 };
+        self.services.insert(id, svc);
         ServiceId(id)
+    }
+
+    /// As [`Cluster::serve`], by a Service that was never there before: whoever had the frontend is gone.
+    pub fn serve_anew(&mut self, proto: Proto, vip: &str, endpoints: &[&str]) -> ServiceId {
+        if let Some(old) = self.frontends.get(&(addr(vip), proto)) {
+            self.services.remove(old);
+        }
+        self.new_id(proto, vip);
+        self.serve(proto, vip, endpoints)
+    }
+
+    fn new_id(&mut self, proto: Proto, vip: &str) -> u32 {
+        self.last_id += 1;
+        self.frontends.insert((addr(vip), proto), self.last_id);
+        self.last_id
     }
 
     /// A service port that is there.
@@ -174,6 +197,7 @@ impl Cluster {
             local: cluster.clone(),
             cluster,
             selector: Selector::Random,
+            affinity: svc.affinity.map(Sticky::new),
         }
     }
 }

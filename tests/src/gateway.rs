@@ -14,12 +14,15 @@ use dataplane::flow::{Key, Region, RegionConfig, Table, Ttls};
 use dataplane::ids::{ServiceId, WorkerId};
 use dataplane::packet::frame::{BATCH, Batch};
 use dataplane::packet::tuple::Tuple;
-use dataplane::service::World;
+use dataplane::service::{Affinity, World};
 use dataplane::stats::{Counter, Totals, WorkerStats};
 use dataplane::verdict::{DropReason, Verdict};
 
 use crate::cluster::Cluster;
 use crate::packets::Wire;
+
+/// Clients session affinity remembers.
+const AFFINITY: usize = 16_384;
 
 /// What became of one packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +98,7 @@ impl Gateway {
         let tables = Tables {
             v4: Arc::new(Table::new(&region, Ttls::default())),
             v6: Arc::new(Table::new(&region, Ttls::default())),
+            affinity: Arc::new(Affinity::new(AFFINITY)),
         };
         let stats: Vec<Arc<CachePadded<WorkerStats>>> = (0..workers).map(|_| Arc::default()).collect();
         let engine = |(id, stats): (u8, &Arc<CachePadded<WorkerStats>>)| {
@@ -211,6 +215,14 @@ impl Gateway {
             for engine in &mut self.engines {
                 engine.sweep(&self.world, self.now);
             }
+        }
+        self.keep_house();
+    }
+
+    /// What the control thread does now and then.
+    pub fn keep_house(&self) {
+        if let World::Ready(snapshot) = &self.world {
+            self.tables.affinity.tidy(snapshot, self.now.tick());
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! It does not predict which endpoint or port is picked. It writes down what was done and checks that it was
 //! allowed: the endpoint was eligible at that moment; the flow keeps it until it ends, or until the UDP rule moves
-//! it; replies come back exactly inverted; no two flows share a reply tuple; a port changes only on a real clash;
+//! it; a client that is remembered goes where it was; replies come back exactly inverted; no two flows share a reply tuple; a port changes only on a real clash;
 //! nothing but addresses, ports and checksums is touched; a drop has a reason that holds.
 
 use std::collections::BTreeMap;
@@ -18,9 +18,11 @@ use crate::gateway::{Flow, Outcome};
 use crate::packets::{Wire, flags};
 use answers::{Place, portless, refused, reset, same, same_port_class, translated_to, untouched};
 use history::History;
+use seats::Seats;
 
 mod answers;
 mod history;
+mod seats;
 mod table;
 
 /// A flow as the model knows it.
@@ -58,6 +60,7 @@ pub struct Oracle {
     /// Reply tuples of flows that are over, whose they were and until when nobody else may have them.
     held: BTreeMap<Tuple<IpAddr>, (Tuple<IpAddr>, Time)>,
     leave: Leave,
+    seats: Seats,
     /// Flows that had to take another source port.
     pub clashes: u64,
 }
@@ -70,6 +73,17 @@ impl Oracle {
     #[must_use]
     pub fn new(leave: Leave) -> Self {
         Self { leave, ..Self::default() }
+    }
+
+    /// Flows that had to go where session affinity remembered their client, and those of clients whose time was up.
+    #[must_use]
+    pub fn sticky(&self) -> [u64; 2] {
+        [self.seats.remembered, self.seats.expired]
+    }
+
+    /// The gateway's world is `cluster` from now on.
+    pub fn published(&mut self, cluster: &Cluster) {
+        self.seats.published(cluster);
     }
 
     /// Every flow, in the order of its forward tuple.
@@ -115,9 +129,7 @@ impl Oracle {
         };
         if let Some(flow) = self.flows.get_mut(&forward) {
             let stale = tuple.proto == Proto::Udp
-                && cluster.is_some_and(|cluster| {
-                    cluster.services.get(&flow.service).is_some_and(|svc| !svc.keeps(flow.endpoint()))
-                });
+                && cluster.is_some_and(|cluster| is_stale(cluster, &flow.forward, flow.endpoint()));
             let reopens = !is_reply && is_syn(tuple.proto, seen) && flow.history.reopenable();
             if !stale && !reopens {
                 let out = if is_reply { flow.forward.reversed() } else { flow.reply.reversed() };
@@ -168,7 +180,7 @@ impl Oracle {
         if self.leave.small
             && matches!(outcome, Outcome::Dropped(DropReason::TableFull | DropReason::BucketFull))
         {
-            return Ok(());
+            return self.seats.take(svc, tuple.src, None, now);
         }
         let Outcome::Translated(wire) = outcome else {
             return Err(format!("a new flow ended as {outcome:?}"));
@@ -178,6 +190,7 @@ impl Oracle {
         if !svc.usable().any(|endpoint| endpoint == out.dst) {
             return Err(format!("{} is not an eligible endpoint", out.dst));
         }
+        self.seats.take(svc, tuple.src, Some(out.dst), now)?;
         if Place::of(cluster, out.src.ip()) != Place::Snat {
             return Err(format!("{} is not a SNAT address", out.src));
         }
@@ -279,6 +292,12 @@ impl Oracle {
             }
         }
     }
+}
+
+/// The UDP rule, asked of whoever has the flow's frontend now.
+fn is_stale(cluster: &Cluster, forward: &Tuple<IpAddr>, endpoint: SocketAddr) -> bool {
+    let svc = cluster.frontend(SocketAddr::new(forward.dst, forward.dport), forward.proto);
+    svc.is_some_and(|svc| !svc.keeps(endpoint))
 }
 
 fn is_syn(proto: Proto, seen: u8) -> bool {

@@ -74,8 +74,9 @@ pub fn run(script: &Script, histogram: &mut Histogram) -> Result<(), String> {
     let (workers, flows) = if script.small { (1, 4_096) } else { (script.workers, 16_384) };
     let mut gateway = Gateway::new(workers, flows, &config, script.seed);
     let mut cluster = Cluster::default();
-    for (proto, vip, endpoints) in FRONTENDS {
-        cluster.serve(proto, vip, endpoints);
+    for (n, (proto, vip, endpoints)) in (0_u32..).zip(FRONTENDS) {
+        let id = cluster.serve(proto, vip, endpoints);
+        cluster.service(id).affinity = n.is_multiple_of(2).then_some(30 + n);
     }
     let oracle = Oracle::new(Leave { small: script.small });
     let mut play = Play { oracle, ready: false, histogram };
@@ -90,6 +91,8 @@ pub fn run(script: &Script, histogram: &mut Histogram) -> Result<(), String> {
     let totals = gateway.totals();
     for (what, n) in [
         ("clash", play.oracle.clashes),
+        ("remembered", play.oracle.sticky()[0]),
+        ("forgotten in time", play.oracle.sticky()[1]),
         ("reopened", totals.get(Counter::FlowsReopened)),
         ("expired", totals.get(Counter::FlowsExpired)),
         ("evicted", totals.get(Counter::FlowsEvicted)),
@@ -167,13 +170,13 @@ impl Play<'_> {
             Step::Change { service, endpoint, change } => {
                 self.change(*service, *endpoint, *change, cluster);
                 if self.ready {
-                    gateway.publish(cluster);
+                    self.publish(gateway, cluster);
                 }
             }
             Step::Ready(ready) => {
                 self.ready = *ready;
                 if *ready {
-                    gateway.publish(cluster);
+                    self.publish(gateway, cluster);
                 } else {
                     gateway.world = World::NotReady;
                 }
@@ -192,9 +195,14 @@ impl Play<'_> {
         Ok(())
     }
 
+    fn publish(&mut self, gateway: &mut Gateway, cluster: &mut Cluster) {
+        gateway.publish(cluster);
+        self.oracle.published(cluster);
+    }
+
     /// Leaves room for two IPv4 flows; the others are half open.
     fn fill(&mut self, gateway: &mut Gateway, cluster: &mut Cluster) -> Result<(), String> {
-        gateway.publish(cluster);
+        self.publish(gateway, cluster);
         self.ready = true;
         for n in 0..4_094 {
             let client = addr(&format!("10.50.{}.{}:{}", n / 256, n % 256, 2_000 + n));
@@ -261,6 +269,14 @@ impl Play<'_> {
                 let id = cluster.frontend(addr(vip), proto).map(|svc| svc.id.0);
                 id.map(|id| cluster.services.remove(&id));
             }
+            Change::TakeOver => {
+                let one = usize::from(endpoint).checked_rem(endpoints.len());
+                cluster.serve_anew(proto, vip, one.map_or(&[], |one| &endpoints[one..=one]));
+            }
+            Change::Affinity(seconds) => {
+                let id = cluster.frontend(addr(vip), proto).map(|svc| svc.id);
+                id.into_iter().for_each(|id| cluster.service(id).affinity = seconds);
+            }
             Change::Withdraw | Change::Restore | Change::Terminate => {
                 let Some(id) = cluster.frontend(addr(vip), proto).map(|svc| svc.id) else { return };
                 let Some(at) =
@@ -273,7 +289,11 @@ impl Play<'_> {
                 let (usable, serving) = match change {
                     Change::Restore => (true, true),
                     Change::Terminate => (false, true),
-                    Change::Withdraw | Change::Remove | Change::Serve => return,
+                    Change::Withdraw
+                    | Change::Remove
+                    | Change::Serve
+                    | Change::TakeOver
+                    | Change::Affinity(_) => return,
                 };
                 svc.endpoints.push(crate::cluster::Ep { at, usable, serving });
             }

@@ -99,6 +99,7 @@ impl World {
     /// Publishes the cluster as it stands.
     pub fn publish(&mut self) {
         self.gateway.publish(&mut self.cluster);
+        self.oracle.published(&self.cluster);
     }
 
     /// A packet appears at the gateway, from nobody's stack.

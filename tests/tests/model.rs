@@ -44,6 +44,8 @@ fn random_stories_keep_every_property() {
         "passed",
         "replied",
         "clash",
+        "remembered",
+        "forgotten in time",
         "malformed",
         "reopened",
         "not_ready",

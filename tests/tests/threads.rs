@@ -15,7 +15,7 @@ use dataplane::ids::{EndpointId, ServiceId, WorkerId};
 use dataplane::packet::frame::{BATCH, Batch};
 use dataplane::packet::layout::L4Flags;
 use dataplane::packet::tuple::{Proto, Tuple};
-use dataplane::service::World;
+use dataplane::service::{Affinity, World};
 use dataplane::stats::{Counter, Totals, WorkerStats};
 use dataplane::verdict::Verdict;
 use tests::check::{L4, assert_valid};
@@ -29,7 +29,7 @@ fn tables(flows: u32) -> (Arc<Region>, Tables) {
     let region = Region::open(&config, Clock.now()).expect("a region in memory");
     let v4 = Arc::new(Table::new(&region, Ttls::default()));
     let v6 = Arc::new(Table::new(&region, Ttls::default()));
-    (region, Tables { v4, v6 })
+    (region, Tables { v4, v6, affinity: Arc::new(Affinity::new(1 << 18)) })
 }
 
 fn over(start: Time) -> bool {

@@ -50,6 +50,7 @@ pub fn tunway(queues: u8, locks: &Path) -> io::Result<()> {
         },
         ttls: Ttls::default(),
         engine: EngineConfig::default(),
+        max_affinity: 1_024,
     };
     let mut plane = Plane::start(&config, open(TUNWAY_DEVICE, queues, locks)?).map_err(io::Error::other)?;
     pin::workers(usize::from(queues))?;
@@ -97,6 +98,7 @@ fn world() -> io::Result<World> {
             local: Box::default(),
             any: true,
             selector: Selector::Random,
+            affinity: None,
         });
     }
     builder.build().map(World::Ready).map_err(io::Error::other)

@@ -69,6 +69,7 @@ fn service(n: u32) -> Service {
         cluster_ips: vec![at(Ipv4Addr::new(10, 96, 0, 1), n)],
         ports: vec![port],
         internal: Policy::Cluster,
+        affinity: None,
         created: 1_700_000_000 + i64::from(n),
         annotations: BTreeMap::new(),
     }

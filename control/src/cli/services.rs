@@ -61,7 +61,7 @@ pub fn render(services: &Services) -> String {
 }
 
 fn table(services: &[ServicePort]) -> Table {
-    let mut table = Table::new(&["SERVICE", "PROTO", "ADDRESS", "POLICY", "ENDPOINTS"]);
+    let mut table = Table::new(&["SERVICE", "PROTO", "ADDRESS", "POLICY", "AFFINITY", "ENDPOINTS"]);
     for service in services {
         let mut endpoints = endpoints(&service.endpoints).into_iter();
         table.row([
@@ -69,11 +69,12 @@ fn table(services: &[ServicePort]) -> Table {
             service.proto.clone(),
             SocketAddr::new(service.cluster_ip, service.port).to_string(),
             service.internal_traffic_policy.clone(),
+            service.affinity_seconds.map_or_else(|| "None".to_owned(), |secs| format!("ClientIP {secs}s")),
             endpoints.next().unwrap_or_default(),
         ]);
         // The others below the first: on one line they would not fit a terminal.
         for endpoint in endpoints {
-            table.row([const { String::new() }; 4].into_iter().chain([endpoint]));
+            table.row([const { String::new() }; 5].into_iter().chain([endpoint]));
         }
     }
     table
@@ -117,6 +118,7 @@ mod tests {
             cluster_ip: "fd00:10:96::7".parse().unwrap(),
             port: 80,
             internal_traffic_policy: "Cluster".into(),
+            affinity_seconds: None,
             endpoints,
         }
     }
@@ -124,11 +126,10 @@ mod tests {
     #[test]
     fn services_problems_and_state() {
         let services = Services {
-            services: vec![service(vec![
-                endpoint(1, &["cluster"]),
-                endpoint(2, &[]),
-                endpoint(3, &["cluster"]),
-            ])],
+            services: vec![
+                service(vec![endpoint(1, &["cluster"]), endpoint(2, &[]), endpoint(3, &["cluster"])]),
+                ServicePort { affinity_seconds: Some(10_800), ..service(vec![]) },
+            ],
             problems: vec![Trouble {
                 object: "Service default/old".into(),
                 field: "spec.clusterIP".into(),
@@ -146,15 +147,16 @@ mod tests {
             },
         };
         let expected = "\
-SERVICE         PROTO  ADDRESS             POLICY   ENDPOINTS
-default/web:80  TCP    [fd00:10:96::7]:80  Cluster  10.0.0.1:8080 web-1
-                                                    10.0.0.3:8080
+SERVICE         PROTO  ADDRESS             POLICY   AFFINITY         ENDPOINTS
+default/web:80  TCP    [fd00:10:96::7]:80  Cluster  None             10.0.0.1:8080 web-1
+                                                                     10.0.0.3:8080
+default/web:80  TCP    [fd00:10:96::7]:80  Cluster  ClientIP 10800s  (none)
 
 PROBLEMS
   Service default/old: spec.clusterIP: missing; not served
     remedy: set one
 
-1 service port on tunway0 (n1); ready, generation 4; source: /etc/m
+2 service ports on tunway0 (n1); ready, generation 4; source: /etc/m
 ";
         assert_eq!(render(&services), expected);
     }

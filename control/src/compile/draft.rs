@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use dataplane::packet::tuple::Family;
-use dataplane::service::{Backend, Policy, Selector, Service as Compiled, Snapshot, SvcPort};
+use dataplane::service::{Backend, Policy, Selector, Service as Compiled, Snapshot, Sticky, SvcPort};
 
 use super::claims::{Claim, Claims, claims_of, effective_ports};
 use super::refuse::{self, Refusal, unusable};
@@ -56,7 +56,7 @@ pub(super) fn draft(
         let Some(port) = service.ports.get(claim.ordinal) else { continue };
         match ground.claims.line(claim.addr, claim.port).next() {
             Some(winner) if winner != claim => draft.problems.push(contested(claim, winner)),
-            _ => draft.ports.push(compile(claim, port, service.internal, &slices, desired, ids)),
+            _ => draft.ports.push(compile(claim, port, service, &slices, desired, ids)),
         }
     }
     draft
@@ -93,7 +93,7 @@ fn endpoint_refusal(ground: &Ground<'_>, addr: IpAddr) -> Option<Refusal> {
 fn compile(
     claim: &Claim,
     port: &Port,
-    internal: Policy,
+    service: &Service,
     slices: &[Accepted<'_>],
     desired: &Desired,
     ids: &mut Ids,
@@ -109,7 +109,7 @@ fn compile(
     let joined = join(port, family, slices);
     let endpoints: Vec<&Endpoint> = joined.values().copied().collect();
     // A node port makes a port reachable from outside; that policy is not looked at yet, so it is the default.
-    let exposure = Exposure { internal, external: port.node_port.map(|_| Policy::Cluster) };
+    let exposure = Exposure { internal: service.internal, external: port.node_port.map(|_| Policy::Cluster) };
     let sets = categorize(exposure, &endpoints, desired.node(), &mut NoReasons);
     // What is neither ready nor serving is in no set and matters to no flow.
     let mut backends = Vec::with_capacity(joined.len());
@@ -127,13 +127,14 @@ fn compile(
         name: name(&claim.key, &port.name),
         cluster_ip: claim.addr,
         port: claim.port,
-        internal,
+        internal: service.internal,
         purge_epoch: 0,
         backends: backends.into(),
         cluster: placed(sets.cluster),
         local: placed(sets.local),
         any: sets.any,
         selector: Selector::Random,
+        affinity: service.affinity.map(Sticky::new),
     };
     (key, compiled)
 }

@@ -27,6 +27,8 @@ pub struct ConfigFile {
     pub workers: Option<usize>,
     /// How many flows fit.
     pub max_flows: Option<MaxFlows>,
+    /// How many clients session affinity remembers, 48 to 96 bytes each. Default 262,144; limit 1,024 to 16,777,216.
+    pub max_affinity: Option<u32>,
     /// The directory flows are kept in; must be a tmpfs. Default: `/run/tunway`, else `/dev/shm/tunway`.
     pub flow_file: Option<PathBuf>,
     /// The cluster's Service CIDRs: routed to the device; an unallocated address in them is dropped.
@@ -160,6 +162,7 @@ impl ConfigFile {
             device: self.device.or(below.device),
             workers: self.workers.or(below.workers),
             max_flows: over_max_flows(self.max_flows, below.max_flows),
+            max_affinity: self.max_affinity.or(below.max_affinity),
             flow_file: self.flow_file.or(below.flow_file),
             service_cidrs: self.service_cidrs.or(below.service_cidrs),
             snat_addresses: self.snat_addresses.or(below.snat_addresses),

@@ -12,8 +12,8 @@ use dataplane::service::ReturnPath;
 
 use super::file::{ReturnPathName, SourceFile, Timeouts};
 use super::{
-    ConfigError, DEFAULT_DRAIN, DEFAULT_REPLIES_PER_SECOND, DEFAULT_SERVICE_CIDRS, DEFAULT_WORKERS_AT_MOST,
-    SourceConfig,
+    ConfigError, DEFAULT_AFFINITY, DEFAULT_DRAIN, DEFAULT_REPLIES_PER_SECOND, DEFAULT_SERVICE_CIDRS,
+    DEFAULT_WORKERS_AT_MOST, SourceConfig,
 };
 use crate::model::ip;
 
@@ -25,6 +25,8 @@ const MAX_FLOWS: u32 = 1 << 24;
 const MAX_DEVICE: usize = 15;
 /// `sizeof(sun_path)` less the final zero.
 const MAX_SOCKET: usize = 107;
+const MIN_AFFINITY: u32 = 1024;
+const MAX_AFFINITY: u32 = 1 << 24;
 const MAX_CIDRS: usize = 16;
 const MAX_DRAIN: u64 = 3600;
 const MAX_REPLIES: u32 = 1_000_000;
@@ -60,6 +62,12 @@ pub(super) fn max_flows(field: &'static str, flows: u32, workers: usize) -> Chec
         return Err(ConfigError::new(field, what, format_args!("at least {least}")));
     }
     in_limits(field, flows, MIN_FLOWS, MAX_FLOWS)
+}
+
+/// Clients session affinity remembers.
+pub(super) fn max_affinity(given: Option<u32>) -> Checked<usize> {
+    let clients = in_limits("maxAffinity", given.unwrap_or(DEFAULT_AFFINITY), MIN_AFFINITY, MAX_AFFINITY)?;
+    Ok(usize::try_from(clients).unwrap_or(usize::MAX))
 }
 
 /// Fewest flows of a family for so many workers.

@@ -32,6 +32,7 @@ fn every_key_has_its_default() {
             workers: 8,
             max_flows_v4: 262_144,
             max_flows_v6: 131_072,
+            max_affinity: 262_144,
             flows: FlowPlace::Auto,
             service_cidrs: vec![("10.96.0.0".parse().unwrap(), 12), ("fd00:10:96::".parse().unwrap(), 112)],
             snat: vec![],
@@ -58,6 +59,7 @@ fn every_key_can_be_given() {
         "device: tw-1.a
 workers: 3
 maxFlows: {ipv4: 12288, ipv6: 16777216}
+maxAffinity: 5000
 flowFile: /dev/shm/x
 serviceCIDRs: [10.0.0.0/16, 'fd00::/64']
 snatAddresses: [192.0.2.1, '2001:db8::1']
@@ -78,6 +80,7 @@ drainSeconds: 0
     .unwrap();
     assert_eq!((config.device.as_str(), config.workers), ("tw-1.a", 3));
     assert_eq!((config.max_flows_v4, config.max_flows_v6), (12_288, 1 << 24));
+    assert_eq!(config.max_affinity, 5_000);
     assert_eq!(config.flows, FlowPlace::Dir("/dev/shm/x".into()));
     assert_eq!(config.fabric().snat.len(), 2);
     assert_eq!(config.fabric().service_cidrs[1], ("fd00::".parse().unwrap(), 64));
@@ -138,6 +141,7 @@ fn numbers_have_limits() {
         ("workers", 1_u64, 64_u64),
         ("maxFlows.ipv4", 4096, 1 << 24),
         ("maxFlows.ipv6", 4096, 1 << 24),
+        ("maxAffinity", 1024, 1 << 24),
         ("repliesPerSecond", 1, 1_000_000),
         ("drainSeconds", 0, 3600),
         ("timeouts.tcpSynSent", 1, 524_287),

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use dataplane::packet::tuple::Family;
-use dataplane::service::Policy;
+use dataplane::service::{MAX_AFFINITY_SECONDS, Policy};
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -14,6 +14,9 @@ use crate::model::{ObjectKey, Port, Reading, Report, Service, ip, port_number, p
 
 /// A Service with this label, whatever its value, belongs to another proxy.
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+
+/// `sessionAffinityConfig.clientIP.timeoutSeconds` when it is not there, as the API defaults it: three hours.
+pub const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 
 /// Annotations with this prefix are ours.
 pub const ANNOTATION_PREFIX: &str = "tunway.dev/";
@@ -59,6 +62,7 @@ pub fn read(service: &api::Service) -> Reading<Service> {
             Policy::Cluster
         }
     };
+    let affinity = affinity(spec, &mut report);
     note_what_is_not_served(service, spec, &mut report);
     let annotations = service.metadata.annotations.iter().flatten();
     let value = (!cluster_ips.is_empty()).then(|| Service {
@@ -66,6 +70,7 @@ pub fn read(service: &api::Service) -> Reading<Service> {
         cluster_ips,
         ports,
         internal,
+        affinity,
         created: service.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
         annotations: annotations
             .filter(|(name, _)| name.starts_with(ANNOTATION_PREFIX))
@@ -188,6 +193,30 @@ fn insert(ports: &mut Vec<Port>, port: Port, field: &str, report: &mut Report) {
     }
 }
 
+/// For how many seconds a client keeps its endpoint, if the Service asks for that.
+fn affinity(spec: &api::ServiceSpec, report: &mut Report) -> Option<u32> {
+    match spec.session_affinity.as_deref() {
+        None | Some("" | "None") => return None,
+        Some("ClientIP") => {}
+        Some(other) => {
+            let what = format!("{other:?} is no kind of affinity; every connection picks an endpoint anew");
+            report.invalid("spec.sessionAffinity", what, "write None or ClientIP");
+            return None;
+        }
+    }
+    let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let Some(given) = config.and_then(|config| config.timeout_seconds) else {
+        return Some(DEFAULT_AFFINITY_SECONDS);
+    };
+    let seconds = u32::try_from(given).unwrap_or(0).clamp(1, MAX_AFFINITY_SECONDS);
+    if i64::from(seconds) != i64::from(given) {
+        let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+        let what = format!("{given} is out of limits; {seconds} is used");
+        report.invalid(field, what, format!("write 1 to {MAX_AFFINITY_SECONDS}"));
+    }
+    Some(seconds)
+}
+
 /// Fields that ask for more than a ClusterIP. None of them keeps the ClusterIP from being served.
 fn note_what_is_not_served(service: &api::Service, spec: &api::ServiceSpec, report: &mut Report) {
     let elements = spec.ports.as_deref().unwrap_or_default();
@@ -217,10 +246,6 @@ fn note_what_is_not_served(service: &api::Service, spec: &api::ServiceSpec, repo
     if vips.any(|vip| matches!(vip.ip_mode.as_deref(), None | Some("VIP"))) {
         let what = "load-balancer addresses are not served by this version; the ClusterIP is";
         report.note("status.loadBalancer.ingress", what, only_cluster_ip);
-    }
-    if spec.session_affinity.as_deref() == Some("ClientIP") {
-        let what = "session affinity is not kept by this version; every connection picks an endpoint anew";
-        report.note("spec.sessionAffinity", what, "set it to None, or let clients reuse connections");
     }
 }
 

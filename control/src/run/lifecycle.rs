@@ -232,6 +232,7 @@ impl<S: Steering> Lifecycle<S> {
         if let Some(error) = self.state.failed() {
             return Err(error.into());
         }
+        self.state.keep_house();
         if self.state.is_ready() && !self.routed {
             self.route().await?;
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::plane::{FlowRow, Plane, PlaneError};
-use dataplane::service::{Backend, BuildError, Policy, Service, Snapshot, World};
+use dataplane::service::{Backend, BuildError, Policy, Service, Snapshot, Sticky, World};
 use dataplane::stats::{Counter, Totals};
 use dataplane::verdict::DropReason;
 
@@ -149,6 +149,11 @@ impl State {
         self.ready = false;
     }
 
+    /// What the workers leave to this thread; once a second.
+    pub fn keep_house(&mut self) {
+        self.plane.keep_house();
+    }
+
     /// A worker that ended.
     #[must_use]
     pub fn failed(&self) -> Option<PlaneError> {
@@ -229,6 +234,7 @@ impl State {
                 Policy::Cluster => "Cluster".to_owned(),
                 Policy::Local => "Local".to_owned(),
             },
+            affinity_seconds: service.affinity.as_ref().map(Sticky::seconds),
             endpoints: service.backends.iter().enumerate().map(endpoint).collect(),
         }
     }

@@ -117,6 +117,8 @@ pub struct ServicePort {
     pub port: u16,
     /// `internalTrafficPolicy`.
     pub internal_traffic_policy: String,
+    /// `sessionAffinity: ClientIP`: how long a client keeps its endpoint after its last new flow.
+    pub affinity_seconds: Option<u32>,
     /// Endpoints that take new flows, and those kept only for their old ones.
     pub endpoints: Vec<Endpoint>,
 }

@@ -21,7 +21,7 @@ use crate::packet::layout::Layout;
 use crate::packet::tuple::Proto;
 use crate::packet::vnet::VnetHdr;
 use crate::service::{
-    Backend, Fabric, Policy, ReturnPath, Selector, Service, SnapshotBuilder, SvcPort, World,
+    Affinity, Backend, Fabric, Policy, ReturnPath, Selector, Service, SnapshotBuilder, SvcPort, World,
 };
 use crate::stats::{Counter, Totals, WorkerStats};
 use crate::verdict::{DropReason, Verdict};
@@ -103,7 +103,7 @@ impl Rig {
         let region = Region::open(&sizes, now).unwrap();
         let v4 = Arc::new(Table::new(&region, Ttls::default()));
         let v6 = Arc::new(Table::new(&region, Ttls::default()));
-        let tables = Tables { v4, v6 };
+        let tables = Tables { v4, v6, affinity: Arc::new(Affinity::new(1_024)) };
         let mut rig =
             Self { tables, engines: Vec::new(), world, now, batch: Batch::default(), replies: Vec::new() };
         rig.engine(config);
@@ -221,6 +221,7 @@ pub(crate) fn service(id: u32, proto: Proto, vip: &str, epoch: u16, endpoints: &
         cluster,
         local: Box::default(),
         selector: Selector::Random,
+        affinity: None,
     }
 }
 

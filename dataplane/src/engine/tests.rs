@@ -1,5 +1,6 @@
 //! What holds for batches: verdicts, counters, waiting frames, answers and their limit, accounts.
 
+mod affinity;
 mod errors;
 mod open;
 mod refuse;

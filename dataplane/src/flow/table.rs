@@ -192,6 +192,12 @@ impl<const N: usize> Table<N> {
         ended
     }
 
+    /// Both tuples of the hit's flow as they arrive: forward, reply. `None`: it is over, and its record another's.
+    #[must_use]
+    pub fn tuples(&self, hit: &Hit<N>) -> Option<[Key<N>; 2]> {
+        self.record(hit.ix).keys(hit.generation)
+    }
+
     /// Stamps a newer purge epoch on a flow that was judged under it and kept.
     pub fn keep(&self, hit: &Hit<N>, epoch: u16) {
         self.record(hit.ix).state.keep(hit.generation, epoch);

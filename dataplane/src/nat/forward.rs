@@ -1,7 +1,6 @@
 //! The first packet of a flow: decide, choose, find a source port, open, translate.
 
-use std::net::IpAddr;
-
+use super::picks::Picks;
 use super::ports::Candidates;
 use super::reject::Answer;
 use super::{Fate, Nat, Outcome, is_frontend_or_snat, may_go_on};
@@ -78,7 +77,8 @@ impl<const N: usize> Nat<'_, N> {
     {
         let Serving { service, set, masquerade } = *serving;
         // `decide` serves only from sets that are not empty.
-        let Some(backend) = choose(service, set, self.prng, tuple.src.into(), &mut NoReasons) else {
+        let mut live = Picks { prng: self.prng, affinity: self.affinity, now: self.now.tick() };
+        let Some(backend) = choose(service, set, &mut live, tuple.src.into(), &mut NoReasons) else {
             return Outcome::Answer(Answer::Unreachable);
         };
         let new = NewFlow {
@@ -101,7 +101,7 @@ impl<const N: usize> Nat<'_, N> {
                 hit
             }
             // Judged as any hit is: it may have been opened under an older snapshot.
-            Opened::Existing(hit) => match self.fate(&hit, tuple, tuple.proto, flags) {
+            Opened::Existing(hit) => match self.fate::<A>(&hit, tuple.proto, flags) {
                 Fate::GoesOn => hit,
                 Fate::OpensAnew | Fate::Changed => return Outcome::Raced,
                 Fate::Ends(reason) => return Outcome::dropped(reason),
@@ -152,9 +152,8 @@ impl<const N: usize> Nat<'_, N> {
             return false;
         }
         let table = self.table;
-        let swept = table.sweep(self.own, self.now, true, |hit: &Hit<N>| {
-            !may_go_on(table, snapshot, hit, forward_endpoint::<A, N>(hit))
-        });
+        let swept =
+            table.sweep(self.own, self.now, true, |hit: &Hit<N>| !may_go_on::<A, N>(table, snapshot, hit));
         self.stats.swept(swept.expired, swept.evicted, swept.purged);
         // Whoever ended the flows: also records that others left behind count.
         swept.freed > 0
@@ -167,13 +166,4 @@ struct Serving<'a> {
     service: &'a Service,
     set: Set,
     masquerade: bool,
-}
-
-/// The endpoint of a flow as the sweep shows it: by its forward direction.
-pub(crate) fn forward_endpoint<A: Address, const N: usize>(hit: &Hit<N>) -> (IpAddr, u16)
-where
-    Tuple<A>: From<Key<N>>,
-{
-    let out = Tuple::<A>::from(hit.out);
-    (out.dst.into(), out.dport)
 }

@@ -1,7 +1,5 @@
 //! A small generator for endpoint and port draws: fast, seeded, and nobody's secret depends on it alone.
 
-use crate::service::Live;
-
 /// SplitMix64 (Steele, Lea, Flood 2014): one multiplication chain a draw, any seed is good.
 #[derive(Clone, Debug)]
 pub struct Prng {
@@ -28,12 +26,6 @@ impl Prng {
     #[allow(clippy::cast_possible_truncation, reason = "the product's upper half is below n")]
     pub fn below(&mut self, n: u32) -> u32 {
         (((self.next_u64() >> 32) * u64::from(n)) >> 32) as u32
-    }
-}
-
-impl Live for Prng {
-    fn draw(&mut self, below: u32) -> u32 {
-        self.below(below)
     }
 }
 

@@ -28,7 +28,7 @@ const EMPTY: u16 = 81;
 fn config() -> PlaneConfig {
     let region =
         RegionConfig { dir: None, name: "plane-test".into(), max_flows_v4: 4_096, max_flows_v6: 4_096 };
-    PlaneConfig { region, ttls: Ttls::default(), engine: EngineConfig::default() }
+    PlaneConfig { region, ttls: Ttls::default(), engine: EngineConfig::default(), max_affinity: 1_024 }
 }
 
 fn plane(workers: usize) -> (Plane, Vec<MemPeer>) {
@@ -62,6 +62,7 @@ fn ready() -> Arc<World> {
             local: Box::default(),
             backends: backends.into(),
             selector: Selector::Random,
+            affinity: None,
         });
     }
     Arc::new(World::Ready(builder.build().unwrap()))

@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use super::chunked::Chunked;
 use super::lookup::{Prefixes, Vips};
-use super::{Fabric, PURGE_EPOCH_BITS, Service, Snapshot, SvcPort, epoch_newer};
+use super::{
+    Fabric, MAX_AFFINITY_SECONDS, PURGE_EPOCH_BITS, Service, Snapshot, Sticky, SvcPort, epoch_newer,
+};
 use crate::ids::ServiceId;
 use crate::packet::tuple::Family;
 
@@ -130,9 +132,10 @@ impl SnapshotBuilder {
             if let Some(old) = &old {
                 next.vips.remove(old);
             }
-            if let Some(new) = change {
+            if let Some(mut new) = change {
                 validate(&new)?;
-                old.map_or(Ok(()), |old| same_name(&old, &new))?;
+                old.as_ref().map_or(Ok(()), |old| same_name(old, &new))?;
+                new.note_presence(old.as_deref(), next.generation);
                 additions.push(Arc::new(new));
             }
         }
@@ -190,6 +193,10 @@ fn validate(service: &Service) -> Result<(), BuildError> {
     }
     if service.purge_epoch == 0 || service.purge_epoch >> PURGE_EPOCH_BITS != 0 {
         return bad("the purge epoch is not within 1 to 16383");
+    }
+    let seconds = service.affinity.as_ref().map(Sticky::seconds);
+    if seconds.is_some_and(|seconds| !(1..=MAX_AFFINITY_SECONDS).contains(&seconds)) {
+        return bad("the timeout of its session affinity is not within 1 to 86400 s");
     }
     if service.backends.iter().any(|backend| backend.id.0 == 0) {
         return bad("endpoint id 0 is none");

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Policy, Selector, SvcPort};
+use super::{Policy, Selector, Sticky, SvcPort};
 use crate::ids::{EndpointId, ServiceId};
 
 /// Bits of a purge epoch. 0 is no epoch, so a compiled service port always has a non-zero one.
@@ -57,6 +57,8 @@ pub struct Service {
     pub any: bool,
     /// How an endpoint is picked.
     pub selector: Selector,
+    /// `sessionAffinity: ClientIP`: a client gets the endpoint it had.
+    pub affinity: Option<Sticky>,
 }
 
 /// What the UDP purge rule says of a flow.

@@ -31,6 +31,15 @@ pub enum Reason<'a> {
     Unallocated,
     /// The destination is none of ours.
     NotOurs,
+    /// The service port has session affinity.
+    Affinity {
+        /// The flow's source address.
+        client: IpAddr,
+        /// How long a client is remembered after its last new flow.
+        seconds: u32,
+        /// It is remembered, and where it was is in the set.
+        remembered: bool,
+    },
     /// The endpoint that was picked.
     Picked {
         /// The endpoint.
@@ -59,6 +68,12 @@ impl fmt::Display for Reason<'_> {
             Self::SnatAddress => f.write_str("a SNAT address, and no flow knows the packet"),
             Self::Unallocated => f.write_str("inside a Service CIDR, and no Service has the address"),
             Self::NotOurs => f.write_str("none of our addresses"),
+            Self::Affinity { client, seconds, remembered: true } => {
+                write!(f, "session affinity, {seconds} s: {client} is remembered")
+            }
+            Self::Affinity { client, seconds, remembered: false } => {
+                write!(f, "session affinity, {seconds} s: {client} is new, or its endpoint is not in the set")
+            }
             Self::Picked { backend, position, of, client } => write!(
                 f,
                 "{client} gets endpoint {} ({} of {of})",

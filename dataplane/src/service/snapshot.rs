@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::chunked::Chunked;
 use super::lookup::{Prefixes, Vip, Vips};
-use super::{Purge, Service, SvcPort};
+use super::{Service, SvcPort};
 use crate::ids::ServiceId;
 
 /// What workers see.
@@ -62,7 +62,7 @@ impl Snapshot {
         self.purge_epoch
     }
 
-    /// The service port with this id, for the UDP rule and for names.
+    /// The service port with this id.
     #[must_use]
     pub fn service(&self, id: ServiceId) -> Option<&Arc<Service>> {
         self.services.get(id)
@@ -107,12 +107,6 @@ impl Snapshot {
     #[must_use]
     pub fn in_service_cidr(&self, addr: IpAddr) -> bool {
         self.cidrs.contains(addr)
-    }
-
-    /// Judges a UDP flow by the id of its service port and its endpoint's address and port. A service port
-    /// this snapshot does not know keeps its flows: they end by their timeout.
-    pub fn keeps(&self, id: ServiceId, addr: IpAddr, port: u16) -> Purge {
-        self.service(id).map_or(Purge::Kept, |service| service.keeps(addr, port))
     }
 
     pub(super) fn vip(&self, addr: IpAddr) -> Option<&Vip> {

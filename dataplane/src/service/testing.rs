@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::{Backend, Live, Policy, Selector, Service, SvcPort};
+use super::{Affinity, Backend, Live, Policy, Seat, Selector, Service, SvcPort};
+use crate::clock::Tick;
 use crate::ids::{EndpointId, ServiceId};
 use crate::packet::tuple::Proto;
 
@@ -20,6 +21,7 @@ pub(super) fn service(id: u32, cluster_ip: &str, port: u16) -> Service {
         local: Box::default(),
         any: false,
         selector: Selector::Random,
+        affinity: None,
     }
 }
 
@@ -34,17 +36,24 @@ pub(super) fn backend(id: u32, addr: &str, port: u16) -> Backend {
     }
 }
 
-/// splitmix64, reproducible by its seed.
-pub(super) struct Rng(u64);
+/// splitmix64, reproducible by its seed; and a memory of clients with a clock.
+pub(super) struct Rng {
+    pub(super) state: u64,
+    pub(super) affinity: Affinity,
+    pub(super) now: Tick,
+    /// One draw in 160 is a 3, whatever is asked for.
+    pub(super) loaded: bool,
+    pub(super) draws: usize,
+}
 
 impl Rng {
     pub(super) fn new(seed: u64) -> Self {
-        Self(seed)
+        Self { state: seed, affinity: Affinity::new(1 << 16), now: Tick::default(), loaded: false, draws: 0 }
     }
 
     pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
@@ -53,6 +62,27 @@ impl Rng {
 
 impl Live for Rng {
     fn draw(&mut self, below: u32) -> u32 {
-        u32::try_from((u128::from(self.next()) * u128::from(below)) >> 64).unwrap()
+        self.draws += 1;
+        let loaded = self.loaded;
+        let mut uniform = |below| u32::try_from((u128::from(self.next()) * u128::from(below)) >> 64).unwrap();
+        if loaded && uniform(160_u32) == 0 { 3 } else { uniform(below) }
+    }
+
+    fn now(&self) -> Tick {
+        self.now
+    }
+
+    fn recall(&self, service: ServiceId, client: IpAddr) -> Option<Seat> {
+        self.affinity.recall(service, client)
+    }
+
+    fn settle(
+        &mut self,
+        service: ServiceId,
+        client: IpAddr,
+        seen: Option<Seat>,
+        new: Seat,
+    ) -> Result<(), Seat> {
+        self.affinity.settle(service, client, seen, new)
     }
 }

@@ -83,6 +83,7 @@ fn plane(queues: usize) -> (Plane, TempDir) {
         region: RegionConfig { dir: None, name: DEV.into(), max_flows_v4: 4_096, max_flows_v6: 4_096 },
         ttls: Ttls::default(),
         engine: EngineConfig::default(),
+        max_affinity: 1_024,
     };
     let mut plane = Plane::start(&config, queues).unwrap();
     plane.publish(Arc::new(world()));
@@ -113,6 +114,7 @@ fn world() -> World {
         local: Box::default(),
         any: true,
         selector: Selector::Random,
+        affinity: None,
     });
     World::Ready(builder.build().unwrap())
 }

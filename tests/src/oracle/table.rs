@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use dataplane::clock::Time;
 
-use super::{Flow, Judgement, Oracle};
+use super::{Flow, Judgement, Oracle, is_stale};
 use crate::cluster::Cluster;
 use crate::gateway::Gateway;
 
@@ -38,7 +38,7 @@ impl Oracle {
             let (idle, ttl) = (flow.history.idle(gateway.now), flow.history.ttl());
             let stale = cluster.is_some_and(|cluster| {
                 forward.proto == dataplane::packet::tuple::Proto::Udp
-                    && cluster.services.get(&flow.service).is_some_and(|svc| !svc.keeps(flow.endpoint()))
+                    && is_stale(cluster, &forward, flow.endpoint())
             });
             if !seen.contains(&forward) {
                 if idle <= ttl && !stale {

@@ -132,4 +132,8 @@ pub enum Change {
     Remove,
     /// The service port is there, with all its endpoints.
     Serve,
+    /// Another Service has the frontend, with the endpoint only.
+    TakeOver,
+    /// Clients keep their endpoints for so many seconds, or not.
+    Affinity(Option<u32>),
 }

@@ -97,5 +97,7 @@ fn change() -> impl Strategy<Value = Change> {
         2 => Just(Change::Terminate),
         1 => Just(Change::Remove),
         2 => Just(Change::Serve),
+        1 => Just(Change::TakeOver),
+        2 => prop_oneof![Just(None), Just(Some(1)), Just(Some(30)), Just(Some(3_600))].prop_map(Change::Affinity),
     ]
 }

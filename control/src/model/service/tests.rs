@@ -210,7 +210,6 @@ fn what_is_not_served_is_told_and_the_cluster_ip_still_serves() {
             "spec.ports[0].nodePort",
             "spec.externalIPs",
             "status.loadBalancer.ingress",
-            "spec.sessionAffinity",
         ]
     );
 
@@ -250,6 +249,53 @@ fn policy_age_and_annotations_come_along() {
     let reading = with_spec(spec);
     assert_eq!((fields(&reading), reading.invalid), (vec!["spec.internalTrafficPolicy"], true));
     assert_eq!(reading.value.unwrap().internal, Policy::Cluster);
+}
+
+#[test]
+fn session_affinity_and_its_timeout() {
+    let config = |seconds: Value| json!({"clientIP": {"timeoutSeconds": seconds}});
+    for (affinity, config, seconds, complaints) in [
+        (json!(null), json!(null), None, &[][..]),
+        (json!(""), json!(null), None, &[]),
+        (json!("None"), config(json!(30)), None, &[]),
+        (json!("ClientIP"), json!(null), Some(10_800), &[]),
+        (json!("ClientIP"), json!({}), Some(10_800), &[]),
+        (json!("ClientIP"), config(json!(null)), Some(10_800), &[]),
+        (json!("ClientIP"), config(json!(1)), Some(1), &[]),
+        (json!("ClientIP"), config(json!(86_400)), Some(86_400), &[]),
+        (
+            json!("ClientIP"),
+            config(json!(0)),
+            Some(1),
+            &["spec.sessionAffinityConfig.clientIP.timeoutSeconds"],
+        ),
+        (
+            json!("ClientIP"),
+            config(json!(-5)),
+            Some(1),
+            &["spec.sessionAffinityConfig.clientIP.timeoutSeconds"],
+        ),
+        (
+            json!("ClientIP"),
+            config(json!(86_401)),
+            Some(86_400),
+            &["spec.sessionAffinityConfig.clientIP.timeoutSeconds"],
+        ),
+        (json!("clientip"), json!(null), None, &["spec.sessionAffinity"]),
+    ] {
+        let said = format!("{affinity} {config}");
+        let spec = json!({
+            "clusterIP": "10.96.0.10", "ports": [{"port": 80}],
+            "sessionAffinity": affinity, "sessionAffinityConfig": config,
+        });
+        let reading = with_spec(spec);
+        assert_eq!(
+            (fields(&reading).as_slice(), reading.invalid),
+            (complaints, !complaints.is_empty()),
+            "{said}"
+        );
+        assert_eq!(reading.value.unwrap().affinity, seconds, "{said}");
+    }
 }
 
 #[test]

@@ -125,6 +125,7 @@ fn play(script: impl AsyncFnOnce(&Outside)) -> (anyhow::Result<()>, FakeHost) {
         region: RegionConfig { dir: None, name: "t".into(), max_flows_v4: 4096, max_flows_v6: 4096 },
         ttls: config.timeouts.clone(),
         engine: config.engine(),
+        max_affinity: config.max_affinity,
     };
     let (queue, device) = MemQueue::new().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -168,6 +169,7 @@ fn service(name: &str, vip: &str) -> Service {
         cluster_ips: vec![vip.parse().unwrap()],
         ports: vec![Port { name: String::new(), proto: Proto::Tcp, port: 80, node_port: None }],
         internal: Policy::Cluster,
+        affinity: None,
         created: 0,
         annotations: std::collections::BTreeMap::new(),
     }

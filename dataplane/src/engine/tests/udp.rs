@@ -14,7 +14,7 @@ use crate::packet::frame::Frame;
 use crate::packet::layout::{L4Flags, Layout};
 use crate::packet::tuple::{Proto, Tuple};
 use crate::packet::vnet::VnetHdr;
-use crate::service::{Service, World};
+use crate::service::{Service, SnapshotBuilder, World};
 use crate::stats::{Counter, WorkerStats};
 use crate::verdict::DropReason;
 
@@ -111,6 +111,70 @@ fn flows_are_kept_when_there_is_nowhere_better() {
     rig.one(&udp("10.1.0.8:1", DNS)).dropped(DropReason::UnallocatedVip);
 }
 
+/// The world in which another Service, which never had an id before, has the frontend.
+fn made_again(endpoints: &[&str]) -> World {
+    let World::Ready(without) = without(2) else { unreachable!() };
+    let mut builder = SnapshotBuilder::from(&without);
+    builder.upsert(service(9, Proto::Udp, DNS, 2, endpoints));
+    World::Ready(builder.build().unwrap())
+}
+
+#[test]
+fn who_has_the_frontend_now_judges_the_flows_of_who_had_it() {
+    let (mut rig, old) = withdrawn();
+    rig.world = made_again(&["10.244.0.4:5353"]);
+    let sent = rig.open(&udp(CLIENT, DNS));
+    assert_eq!((sent.dst(), rig.flows()[0].service.0), (addr("10.244.0.4:5353"), 9));
+    rig.one(&udp(old.dst(), old.src())).dropped(DropReason::NoFlow);
+
+    let (mut rig, old) = withdrawn();
+    rig.world = made_again(&["10.244.0.4:5353"]);
+    rig.one(&udp(old.dst(), old.src())).dropped(DropReason::StaleEndpoint);
+    assert_eq!(rig.flows().len(), 0);
+
+    let (mut rig, _) = withdrawn();
+    rig.world = made_again(&["10.244.0.4:5353"]);
+    for _ in 0..3 {
+        rig.engines[0].0.sweep(&rig.world, rig.now);
+        rig.later(5);
+    }
+    assert_eq!((rig.totals().get(Counter::FlowsPurged), rig.flows().len()), (1, 0));
+
+    let (mut rig, old) = withdrawn();
+    rig.world = made_again(&["10.244.0.3:5353", "10.244.0.4:5353"]);
+    assert_eq!(rig.one(&udp(CLIENT, DNS)).translated().dst(), old.dst(), "its endpoint is there, too");
+    assert_eq!(rig.flows()[0].service.0, 2);
+}
+
+#[test]
+fn a_service_that_moved_does_not_judge_the_flows_of_its_old_address() {
+    let (mut rig, old) = withdrawn();
+    rig.world = world(&[service(2, Proto::Udp, "10.96.0.54:53", 2, &["10.244.0.4:5353"])]);
+    assert_eq!(rig.one(&udp(CLIENT, DNS)).translated().dst(), old.dst());
+    rig.one(&udp(old.dst(), old.src())).translated();
+    assert_eq!(rig.open(&udp(CLIENT, "10.96.0.54:53")).dst(), addr("10.244.0.4:5353"));
+    assert_eq!(rig.totals().get(Counter::FlowsPurged), 0);
+}
+
+#[test]
+fn a_client_refused_while_there_was_nowhere_to_go_is_served_from_the_same_port_later() {
+    let mut rig = Rig::with(EngineConfig::default(), world(&[dns(1, &[])]));
+    for _ in 0..3 {
+        rig.answered(&udp(CLIENT, DNS));
+    }
+    assert_eq!(rig.flows().len(), 0, "nothing is kept of it");
+    rig.world = world(&[dns(2, &["10.244.0.4:5353"])]);
+    assert_eq!(rig.open(&udp(CLIENT, DNS)).dst(), addr("10.244.0.4:5353"));
+}
+
+#[test]
+fn another_target_port_of_the_same_endpoint_is_another_endpoint() {
+    let (mut rig, old) = withdrawn();
+    rig.world = world(&[dns(2, &["10.244.0.3:5354"])]);
+    assert_eq!(rig.open(&udp(CLIENT, DNS)).dst(), addr("10.244.0.3:5354"));
+    rig.one(&udp(old.dst(), old.src())).dropped(DropReason::NoFlow);
+}
+
 #[test]
 fn tcp_is_never_judged() {
     let web = |epoch, endpoints: &[&str]| service(1, Proto::Tcp, WEB, epoch, endpoints);
@@ -137,10 +201,10 @@ fn a_flow_that_changed_while_it_was_judged_makes_its_packet_come_back() {
     table.touch(&judged, rig.now.plus_nanos(1_000_000_000).tick(), L4Flags::default());
     with_nat(&mut rig, |nat| {
         // Used all the same it would send the client's packet to the withdrawn endpoint.
-        assert!(matches!(nat.fate(&judged, &tuple, Proto::Udp, L4Flags::default()), Fate::Changed));
+        assert!(matches!(nat.fate::<Ipv4Addr>(&judged, Proto::Udp, L4Flags::default()), Fate::Changed));
         assert_eq!(nat.stats.read().get(Counter::FlowsPurged), 0);
         let again = table.lookup(table.hash(&key), &key).unwrap();
-        assert!(matches!(nat.fate(&again, &tuple, Proto::Udp, L4Flags::default()), Fate::OpensAnew));
+        assert!(matches!(nat.fate::<Ipv4Addr>(&again, Proto::Udp, L4Flags::default()), Fate::OpensAnew));
         assert_eq!(nat.stats.read().get(Counter::FlowsPurged), 1);
     });
 }
@@ -179,6 +243,7 @@ fn with_nat(rig: &mut Rig, f: impl FnOnce(&mut Nat<'_, 2>)) {
         now: rig.now,
         choices: Choices { reject_with_rst: false, tcp_loose: false, accounting: true },
         prng: &mut Prng::new(1),
+        affinity: &rig.tables.affinity,
         stats: &WorkerStats::default(),
         may_evict: &mut true,
     });

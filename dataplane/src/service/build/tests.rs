@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
+use super::super::Backend;
 use super::super::testing::{backend, service};
-use super::super::{Backend, Purge};
 use super::*;
 use crate::packet::tuple::Proto;
 
@@ -156,13 +156,4 @@ fn one_change_among_many_copies_one_chunk_of_each_collection() {
     assert_eq!(next.vips.copied_since(&first.vips), 1);
     assert!(Arc::ptr_eq(next.service(ServiceId(8)).unwrap(), first.service(ServiceId(8)).unwrap()));
     assert_eq!(next.service(ServiceId(7)).unwrap().purge_epoch, 2);
-}
-
-#[test]
-fn flows_of_a_service_that_is_gone_are_kept() {
-    let mut dns = service(1, "10.96.0.10", 53);
-    dns.backends = Box::new([backend(1, "10.1.0.1", 53)]);
-    let world = build([dns]).unwrap();
-    assert_eq!(world.keeps(ServiceId(1), ip("10.1.0.9"), 53), Purge::Stale);
-    assert_eq!(world.keeps(ServiceId(2), ip("10.1.0.9"), 53), Purge::Kept);
 }
