@@ -150,6 +150,7 @@ fn world(family: Family) -> World {
         return_path: ReturnPath::Masquerade,
         snat: snat(family),
         service_cidrs: Vec::new(),
+        ..Fabric::default()
     });
     builder.upsert(Service {
         id: ServiceId(1),

@@ -233,6 +233,7 @@ impl Config {
             return_path: self.return_path,
             snat: self.snat.clone(),
             service_cidrs: self.service_cidrs.clone(),
+            ..Fabric::default()
         }
     }
 }

@@ -3,14 +3,16 @@
 //!
 //! The control thread makes a snapshot from the previous one ([`SnapshotBuilder`]), sharing every chunk that
 //! did not change, and puts it into a [`Published`] slot. A worker pins, loads the world once per batch, and
-//! asks [`decide()`] which frontend, endpoint set and return path a new flow gets, then [`choose()`] for the
-//! endpoint. Both are generic over [`Reasons`]: the packet path takes none down and pays nothing for it.
+//! asks [`decide()`] which frontend and endpoint set a new flow gets, [`choose()`] for the endpoint, then
+//! [`masquerades()`] whether it gets a SNAT address. All are generic over [`Reasons`]: the packet path takes none
+//! down and pays nothing for it.
 
 mod affinity;
 mod build;
 mod choose;
 mod chunked;
 mod decide;
+mod local;
 mod lookup;
 mod port;
 mod publish;
@@ -23,7 +25,9 @@ use std::fmt;
 pub use affinity::{Affinity, MAX_AFFINITY_SECONDS, Seat, Sticky, Tidied};
 pub use build::{BuildError, SnapshotBuilder};
 pub use choose::{Live, choose};
-pub use decide::{Decision, Origin, decide, decide_portless};
+pub(crate) use decide::is_link_local;
+pub use decide::{Decision, Origin, decide, decide_portless, masquerades};
+pub use local::{BadPrefix, LocalMap, Place};
 pub use port::{Backend, PURGE_EPOCH_BITS, Purge, Service, Set, epoch_newer};
 pub use publish::Published;
 pub use reasons::{NoReasons, Reason, Reasons, Recorded};

@@ -136,6 +136,7 @@ impl Cluster {
             return_path: ReturnPath::Masquerade,
             snat: vec![ip(SNAT4), ip(SNAT6)],
             service_cidrs: self.cidrs.clone(),
+            ..Fabric::default()
         };
         let due: Vec<u32> = self
             .services

@@ -78,6 +78,7 @@ fn world() -> io::Result<World> {
         return_path: ReturnPath::Masquerade,
         snat: vec![IpAddr::V4(TUNWAY_SNAT)],
         service_cidrs: Vec::new(),
+        ..Fabric::default()
     });
     for (id, port, proto) in [(1, SINK, Proto::Tcp), (2, ECHO, Proto::Tcp), (3, COUNT, Proto::Udp)] {
         builder.upsert(Service {

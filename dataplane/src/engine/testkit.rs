@@ -230,6 +230,7 @@ pub(crate) fn fabric() -> Fabric {
         return_path: ReturnPath::Masquerade,
         snat: vec![ip(SNAT), ip("fd00:31::1")],
         service_cidrs: vec![(ip("10.96.0.0"), 12), (ip("fd00:96::"), 112)],
+        ..Fabric::default()
     }
 }
 

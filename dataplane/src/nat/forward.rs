@@ -8,7 +8,9 @@ use crate::flow::{Hit, Key, NewFlow, Opened};
 use crate::packet::frame::Frame;
 use crate::packet::layout::L4Flags;
 use crate::packet::tuple::{Address, Proto, Tuple};
-use crate::service::{Backend, Decision, NoReasons, Origin, Service, Set, Snapshot, World, choose, decide};
+use crate::service::{
+    Backend, Decision, NoReasons, Origin, Service, Set, Snapshot, World, choose, decide, masquerades,
+};
 use crate::stats::Counter;
 use crate::verdict::DropReason;
 
@@ -81,6 +83,7 @@ impl<const N: usize> Nat<'_, N> {
         let Some(backend) = choose(service, set, &mut live, tuple.src.into(), &mut NoReasons) else {
             return Outcome::Answer(Answer::Unreachable);
         };
+        let masquerade = masquerades(snapshot, masquerade, tuple.src.into(), backend.addr, &mut NoReasons);
         let new = NewFlow {
             forward: Key::from(*tuple),
             service: service.id,

@@ -11,7 +11,7 @@ use crate::packet::frame::Frame;
 use crate::packet::icmp::IcmpError;
 use crate::packet::layout::Addresses;
 use crate::packet::tuple::{Address, Tuple};
-use crate::service::World;
+use crate::service::{World, is_link_local};
 use crate::stats::Counter;
 use crate::verdict::DropReason;
 
@@ -52,7 +52,13 @@ impl<const N: usize> Nat<'_, N> {
     /// An error about no flow of ours: never answered; for us it ends here, for others it goes on untouched.
     fn unmatched<A: Address>(&self, dst: A, reason: DropReason) -> Outcome {
         let World::Ready(snapshot) = self.world else { return Outcome::dropped(DropReason::NotReady) };
-        let ours = snapshot.is_vip(dst.into()) || snapshot.is_snat(dst.into());
-        if ours { Outcome::dropped(reason) } else { Outcome::PASSED }
+        let dst = dst.into();
+        if snapshot.is_vip(dst) || snapshot.is_snat(dst) {
+            Outcome::dropped(reason)
+        } else if is_link_local(dst) {
+            Outcome::dropped(DropReason::NotUnicast)
+        } else {
+            Outcome::PASSED
+        }
     }
 }

@@ -94,8 +94,9 @@ impl Layout {
     /// # Errors
     /// Why the packet is dropped. Multicast and broadcast destinations go first (`NotUnicast`: the kernel's
     /// own noise), then impossible addresses (`Martian`), then link-local ones (`NotUnicast`), fragments
-    /// and lengths. One link-local source passes: that of an ICMPv4 error, which numbered tunnels send from
-    /// 169.254.0.0/16 and whose MTU must not be lost; its source does not survive translation.
+    /// and lengths. Two link-local IPv4 addresses pass: a destination, because a SNAT address may be one, so that
+    /// only whoever knows the flows can tell; and the source of an ICMP error, which numbered tunnels send from
+    /// 169.254.0.0/16 and whose MTU must not be lost.
     ///
     /// An atomic IPv6 fragment (RFC 6946) is a whole packet. IPv4 options are allowed.
     #[inline]
@@ -310,7 +311,7 @@ fn judge_v4(src: Ipv4Addr, dst: Ipv4Addr) -> Result<bool, DropReason> {
     if nowhere(src) || nowhere(dst) || src.is_multicast() || src.is_broadcast() {
         return Err(DropReason::Martian);
     }
-    if dst.is_link_local() { Err(DropReason::NotUnicast) } else { Ok(src.is_link_local()) }
+    Ok(src.is_link_local())
 }
 
 /// Judges the addresses.

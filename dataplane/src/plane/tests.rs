@@ -41,6 +41,7 @@ fn ready() -> Arc<World> {
         return_path: ReturnPath::Masquerade,
         snat: vec![Ipv4Addr::from(SNAT).into()],
         service_cidrs: vec![(Ipv4Addr::new(10, 96, 0, 0).into(), 12)],
+        ..Fabric::default()
     });
     let pod = Backend {
         id: EndpointId(1),

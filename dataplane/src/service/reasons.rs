@@ -22,13 +22,27 @@ pub enum Reason<'a> {
     /// The policy is `Local`; usable endpoints exist, none on this node.
     NoLocalEndpoint,
     /// The return path gives every flow a SNAT address.
+    EveryFlow,
+    /// `masqueradeAll`: every flow to a ClusterIP gets a SNAT address.
     MasqueradeAll,
+    /// Nothing tells local pods of this family from others, so clients keep their address.
+    NoDetector,
+    /// The client is a local pod and keeps its address.
+    LocalPod,
+    /// The client is no local pod: replies would not come back by themselves.
+    NotLocalPod,
+    /// The client is the endpoint that was picked.
+    Hairpin,
+    /// The endpoint is an address of this host, and the client is not this host: it keeps its address.
+    HostEndpoint,
     /// The destination is a live ClusterIP, but no service port of it.
     NoSuchPort,
     /// The destination is a SNAT address, and no flow knew the packet.
     SnatAddress,
     /// The destination lies in a Service CIDR, and no Service has it.
     Unallocated,
+    /// The destination never leaves its link, and no flow knew the packet.
+    LinkLocal,
     /// The destination is none of ours.
     NotOurs,
     /// The service port has session affinity.
@@ -63,10 +77,17 @@ impl fmt::Display for Reason<'_> {
             Self::Set(Set::Local, count) => write!(f, "local set, {count} endpoints"),
             Self::NoEndpoint => f.write_str("no usable endpoint in the cluster"),
             Self::NoLocalEndpoint => f.write_str("usable endpoints on other nodes only"),
-            Self::MasqueradeAll => f.write_str("the return path masquerades every flow"),
+            Self::EveryFlow => f.write_str("the return path masquerades every flow"),
+            Self::MasqueradeAll => f.write_str("masqueradeAll: flows to a ClusterIP are masqueraded"),
+            Self::NoDetector => f.write_str("no detector of local pods: the client keeps its address"),
+            Self::LocalPod => f.write_str("a local pod: it keeps its address"),
+            Self::NotLocalPod => f.write_str("not a local pod: masqueraded"),
+            Self::Hairpin => f.write_str("the endpoint is the client itself: masqueraded"),
+            Self::HostEndpoint => f.write_str("the endpoint is this host: the client keeps its address"),
             Self::NoSuchPort => f.write_str("a live ClusterIP, but not a port of its Services"),
             Self::SnatAddress => f.write_str("a SNAT address, and no flow knows the packet"),
             Self::Unallocated => f.write_str("inside a Service CIDR, and no Service has the address"),
+            Self::LinkLocal => f.write_str("a link-local address, and no flow knows the packet"),
             Self::NotOurs => f.write_str("none of our addresses"),
             Self::Affinity { client, seconds, remembered: true } => {
                 write!(f, "session affinity, {seconds} s: {client} is remembered")

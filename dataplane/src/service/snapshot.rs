@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::chunked::Chunked;
 use super::lookup::{Prefixes, Vip, Vips};
-use super::{Service, SvcPort};
+use super::{LocalMap, Service, SvcPort};
 use crate::ids::ServiceId;
 
 /// What workers see.
@@ -23,6 +23,8 @@ pub enum ReturnPath {
     /// Every flow gets a SNAT address, routed to this host.
     #[default]
     Masquerade,
+    /// Connection marks bring replies back; sources are kept.
+    ConnMark,
 }
 
 /// What a snapshot needs besides Services.
@@ -34,6 +36,10 @@ pub struct Fabric {
     pub snat: Vec<IpAddr>,
     /// Service CIDRs (address, prefix length). An address in one of them that no Service has is dropped.
     pub service_cidrs: Vec<(IpAddr, u8)>,
+    /// Every flow to a ClusterIP is masqueraded, whoever the client is (kube-proxy's `masqueradeAll`).
+    pub masquerade_all: bool,
+    /// Which addresses are local pods or this host.
+    pub local: Arc<LocalMap>,
 }
 
 /// One consistent world. Immutable; a clone is a handful of reference counts, and the next one shares every

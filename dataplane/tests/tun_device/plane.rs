@@ -95,6 +95,7 @@ fn world() -> World {
         return_path: ReturnPath::Masquerade,
         snat: vec![SNAT.into()],
         service_cidrs: Vec::new(),
+        ..Fabric::default()
     });
     builder.upsert(Service {
         id: ServiceId(1),

@@ -7,6 +7,8 @@ use super::super::{Backend, Fabric, NoReasons, Recorded, SnapshotBuilder, choose
 use super::*;
 use crate::packet::tuple::Proto;
 
+mod masquerade;
+
 /// A decision without its borrow, and with the service port's id for its pointer.
 #[derive(Debug, PartialEq, Eq)]
 enum Plain {
@@ -31,7 +33,7 @@ fn to(dst: &str, dport: u16, proto: Proto) -> Tuple<IpAddr> {
 
 fn fabric() -> Fabric {
     Fabric {
-        snat: vec!["10.96.255.1".parse().unwrap(), "192.0.2.1".parse().unwrap()],
+        snat: ["10.96.255.1", "192.0.2.1", "169.254.77.1"].map(|addr| addr.parse().unwrap()).to_vec(),
         service_cidrs: vec![("10.96.0.0".parse().unwrap(), 12)],
         ..Fabric::default()
     }
@@ -83,6 +85,9 @@ fn what_is_no_frontend() {
         (to("192.0.2.1", 80, Proto::Udp), Plain::Drop(DropReason::NoFlow), "SNAT"),
         (to("10.1.0.1", 8080, Proto::Tcp), Plain::NotOurs, "none of our"),
         (to("fd00::1", 80, Proto::Tcp), Plain::NotOurs, "none of our"),
+        (to("169.254.77.1", 80, Proto::Tcp), Plain::Drop(DropReason::NoFlow), "SNAT"),
+        (to("169.254.77.2", 80, Proto::Udp), Plain::Drop(DropReason::NotUnicast), "link-local"),
+        (to("fe80::1", 80, Proto::Udp), Plain::Drop(DropReason::NotUnicast), "link-local"),
     ];
     for (tuple, expected, because) in rows {
         let mut why = Recorded::default();
