@@ -12,6 +12,8 @@ pub mod check;
 pub mod cluster;
 pub mod gateway;
 pub mod http;
+#[cfg(feature = "control")]
+pub mod kubernetes;
 pub mod netns;
 pub mod oracle;
 pub mod packets;

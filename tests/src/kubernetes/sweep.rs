@@ -1,0 +1,60 @@
+//! What test processes left that died before they could clean up: their namespaces and files, found by the process id
+//! in their names.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Directories with entries that begin with `tw-PID-` or `twPIDc`.
+const PLACES: [&str; 3] = ["/run/netns", "/etc/netns", "/run/tunway"];
+
+/// Ends and removes everything of test processes that are gone. Nothing of those that run.
+pub(super) fn sweep() {
+    for place in PLACES {
+        for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if owner(&name).is_none_or(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
+                continue;
+            }
+            if place == "/run/netns" {
+                remove_namespace(&name);
+            } else if entry.path().is_dir() {
+                let _ = fs::remove_dir_all(entry.path());
+            } else {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+fn remove_namespace(name: &str) {
+    if let Ok(pids) = Command::new("ip").args(["netns", "pids", name]).output() {
+        for pid in String::from_utf8_lossy(&pids.stdout).split_whitespace() {
+            let _ = Command::new("kill").args(["-9", pid]).output();
+        }
+    }
+    let _ = Command::new("ip").args(["netns", "del", name]).output();
+}
+
+/// The process a name says it belongs to.
+fn owner(name: &str) -> Option<u32> {
+    let rest = name.strip_prefix("tw")?;
+    let rest = rest.strip_prefix('-').unwrap_or(rest);
+    let end = rest.find(|letter: char| !letter.is_ascii_digit())?;
+    let (digits, rest) = rest.split_at(end);
+    rest.starts_with(['-', 'c']).then(|| digits.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_whose_they_are() {
+        assert_eq!(owner("tw-4711-3-hub"), Some(4711));
+        assert_eq!(owner("tw4711c0n1.sock"), Some(4711));
+        for of_others in ["tunway0.lock", "tw-", "tw-x-1", "tw12", "tw12x0.lock", "cni-1-2"] {
+            assert_eq!(owner(of_others), None, "{of_others}");
+        }
+    }
+}
