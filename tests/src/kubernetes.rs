@@ -4,17 +4,19 @@
 //!
 //! ```text
 //! hub   192.168.77.1  fd00:77::1     etcd, API server, controller manager, scheduler; the switch of the link
-//! n1    192.168.77.2  fd00:77::2     pods 10.244.0.0/24, fd00:244:0:0::/64 by routed veth
-//! n2    192.168.77.3  fd00:77::3     pods 10.244.1.0/24, fd00:244:0:1::/64 on a bridge
+//! n1    192.168.77.2  fd00:77::2     pods by routed veth: a /24 of 10.244.0.0/16, a /64 of fd00:244::/56
+//! n2    192.168.77.3  fd00:77::3     pods on a bridge
 //! Services 10.96.0.0/16, fd00:96::/112; the API server is 10.96.0.1, kube-dns 10.96.0.10
 //! ```
 
+pub(crate) mod agent;
 pub mod api;
 pub mod certs;
 pub mod cluster;
 pub mod components;
 pub mod control_plane;
 pub mod kubectl;
+pub mod podnet;
 pub mod process;
 pub mod proxy;
 pub mod site;

@@ -108,14 +108,7 @@ impl Namespace {
     /// # Panics
     /// As `f` does.
     pub fn enter<R: Send>(&self, f: impl FnOnce() -> R + Send) -> io::Result<R> {
-        let here = File::open(format!("/run/netns/{}", self.name))?;
-        thread::scope(|scope| {
-            let inside = scope.spawn(move || {
-                setns(here, CloneFlags::CLONE_NEWNET)?;
-                Ok(f())
-            });
-            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        enter(&self.name, f)
     }
 
     /// Starts a process inside; it is killed when the guard is dropped.
@@ -150,6 +143,41 @@ impl Drop for Namespace {
         }
         let _ = checked(Command::new("ip").args(["netns", "del", &self.name]));
     }
+}
+
+/// Runs `f` on a thread inside the namespace of this name, as [`Namespace::enter`] does.
+///
+/// # Errors
+/// When there is no such namespace, or it cannot be entered.
+///
+/// # Panics
+/// As `f` does.
+pub fn enter<R: Send>(name: &str, f: impl FnOnce() -> R + Send) -> io::Result<R> {
+    let here = File::open(format!("/run/netns/{name}"))?;
+    thread::scope(|scope| {
+        let inside = scope.spawn(move || {
+            setns(here, CloneFlags::CLONE_NEWNET)?;
+            Ok(f())
+        });
+        inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Gives `ip` these lines to do inside the namespace of this name, in one process; the first that fails is the last.
+///
+/// # Errors
+/// As [`Namespace::ip`].
+pub fn ip_lines(name: &str, lines: &str) -> io::Result<()> {
+    let mut child = Command::new("ip")
+        .args(["-n", name, "-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut input) = child.stdin.take() {
+        io::Write::write_all(&mut input, lines.as_bytes())?;
+    }
+    said(&format!("ip -n {name} -batch - <<{lines}"), &child.wait_with_output()?).map(drop)
 }
 
 /// A process that ends with its guard.

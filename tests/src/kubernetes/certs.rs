@@ -103,12 +103,18 @@ impl Authority {
         self.sign(name, params, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
-    /// A client's certificate and key, and the kubeconfig `NAME.conf` that uses them at `server`; its path.
+    /// A client's certificate and key, and the kubeconfig `NAME.conf` that uses them at `server`; its path. They are
+    /// made once.
     ///
     /// # Errors
     /// As [`Authority::new`].
     pub fn kubeconfig(&self, identity: Identity, server: &str) -> io::Result<PathBuf> {
         let Identity { name, user, group } = identity;
+        let path = self.file(&format!("{name}.conf"));
+        // Somebody may be reading the files.
+        if path.exists() {
+            return Ok(path);
+        }
         self.sign(name, named(user, group)?, ExtendedKeyUsagePurpose::ClientAuth)?;
         let file = |suffix: &str| self.file(&format!("{name}.{suffix}"));
         // JSON is YAML.
@@ -122,8 +128,8 @@ impl Authority {
             }}],
             "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": name}}],
         });
-        fs::write(file("conf"), config.to_string())?;
-        Ok(file("conf"))
+        fs::write(&path, config.to_string())?;
+        Ok(path)
     }
 
     /// The key service account tokens are signed with, `NAME.key`, and its public half, `NAME.pub`.

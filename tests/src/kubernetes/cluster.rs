@@ -10,8 +10,10 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 
+use super::agent::{self, Agent, Images, Place};
 use super::control_plane::ControlPlane;
 use super::kubectl::Kubectl;
+use super::podnet::PodNetwork;
 use super::proxy::NodeProxy;
 use super::{Api, Output, Site, certs, sweep};
 use crate::apiserver::rbac;
@@ -64,6 +66,7 @@ pub struct Options {
 pub struct Cluster {
     // In the order they end.
     proxies: Vec<NodeProxy>,
+    agents: Vec<Agent>,
     plane: ControlPlane,
     kubectl: Kubectl,
     nodes: Vec<Node>,
@@ -86,6 +89,12 @@ pub struct Node {
     pub pods: PodNet,
 }
 
+// Scenarios run beside each other on one.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Cluster>();
+};
+
 impl Cluster {
     /// Starts everything; returns when nodes are Ready, CoreDNS answers behind kube-dns, and every proxy serves.
     ///
@@ -103,8 +112,10 @@ impl Cluster {
         let plane = ControlPlane::start(&hub, &options.folder)?;
         timeline.reached("control plane");
         let kubectl = Kubectl::new(&plane.components().kubectl, plane.admin(), &options.folder);
-        let mut cluster = Self { proxies: Vec::new(), plane, kubectl, nodes, hub, options };
+        let mut cluster =
+            Self { proxies: Vec::new(), agents: Vec::new(), plane, kubectl, nodes, hub, options };
         cluster.install()?;
+        cluster.start_agents()?;
         timeline.reached("nodes");
         cluster.start_proxies()?;
         cluster.settle(PATIENCE)?;
@@ -203,6 +214,23 @@ impl Cluster {
         self.plane.start_api_server()
     }
 
+    /// Cuts a node's own processes, its proxy above all, from the API server: nothing is refused, everything is lost.
+    /// Pods are not cut.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn cut_from_api(&self, node: usize) -> io::Result<()> {
+        link::cut(self.node(node)?)
+    }
+
+    /// Ends a cut.
+    ///
+    /// # Errors
+    /// There is no such node, or it was not cut.
+    pub fn mend(&self, node: usize) -> io::Result<()> {
+        link::mend(self.node(node)?)
+    }
+
     /// Waits until the proxy of every node has served what the API server holds now, by a Service of its own.
     ///
     /// # Errors
@@ -221,6 +249,15 @@ impl Cluster {
         all
     }
 
+    /// Where a pod runs.
+    pub(super) fn place(&self, namespace: &str, name: &str) -> Option<Place> {
+        self.agents.iter().find_map(|agent| agent.place(namespace, name))
+    }
+
+    fn node(&self, index: usize) -> io::Result<&Node> {
+        self.nodes.get(index).ok_or_else(|| io::Error::other(format!("there is no node {index}")))
+    }
+
     /// The objects everything else needs.
     fn install(&self) -> io::Result<()> {
         let roles = serde_saphyr::from_multiple::<Value>(&rbac::rbac_yaml()).map_err(io::Error::other)?;
@@ -228,6 +265,30 @@ impl Cluster {
             self.api().create(object).map_err(io::Error::other)?;
         }
         dns::install(&self.plane, &self.options.folder)
+    }
+
+    /// Registers the nodes, lays their pods' networks, and has an agent take each.
+    fn start_agents(&mut self) -> io::Result<()> {
+        for (index, node) in self.nodes.iter().enumerate() {
+            agent::register(self.plane.api(), node, &format!("zone-{}", index + 1))
+                .map_err(io::Error::other)?;
+        }
+        let images = Images {
+            agnhost: self.options.agnhost.clone(),
+            coredns: self.plane.components().coredns.clone(),
+        };
+        for node in &self.nodes {
+            let cidrs = agent::pod_cidrs(self.plane.api(), &node.name)?;
+            let cidrs: Vec<&str> = cidrs.iter().map(String::as_str).collect();
+            let network = PodNetwork::set_up(node.namespace.name(), node.pods, &cidrs)?;
+            let others = self.nodes.iter().filter(|other| other.name != node.name);
+            for from in others.map(|other| &other.namespace).chain([&self.hub]) {
+                agent::route(from, &network.ranges(), node)?;
+            }
+            let folder = self.options.folder.join(&node.name);
+            self.agents.push(Agent::start(self.plane.api(), node, network, images.clone(), folder)?);
+        }
+        Ok(())
     }
 
     fn start_proxies(&mut self) -> io::Result<()> {

@@ -227,7 +227,10 @@ impl Start<'_> {
         flags.push(format!("--listen-client-urls={}", etcd::URL));
         flags.push(format!("--advertise-client-urls={}", etcd::URL));
         flags.push("--listen-peer-urls=http://127.0.0.1:2380".to_owned());
-        flags.push("--log-level=warn".to_owned());
+        // It has nobody to wait for before it leads.
+        flags.extend(
+            ["--heartbeat-interval=10", "--election-timeout=100", "--log-level=warn"].map(str::to_owned),
+        );
         self.daemon("etcd", &self.components.etcd, flags)
     }
 

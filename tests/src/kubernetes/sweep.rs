@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 /// Directories with entries that begin with `tw-PID-` or `twPIDc`.
-const PLACES: [&str; 3] = ["/run/netns", "/etc/netns", "/run/tunway"];
+const PLACES: [&str; 4] = ["/run/netns", "/etc/netns", "/run/tunway", "/dev/shm/tunway"];
 
 /// Ends and removes everything of test processes that are gone. Nothing of those that run.
 pub(super) fn sweep() {

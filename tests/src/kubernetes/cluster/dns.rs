@@ -32,7 +32,6 @@ const COREFILE: &str = "\
         disable success cluster.local
         disable denial cluster.local
     }
-    loop
 }
 ";
 

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Node, PodNet};
-use crate::kubernetes::control_plane::ADDRESSES;
+use crate::kubernetes::control_plane::{ADDRESSES, PORT};
 use crate::netns::Namespace;
 
 /// Puts the bridge into the hub.
@@ -44,4 +44,22 @@ pub(super) fn node(hub: &Namespace, index: usize, pods: PodNet) -> io::Result<No
 pub(crate) fn snat(node: &Node) -> [IpAddr; 2] {
     let [.., host] = node.v4.octets();
     [Ipv4Addr::new(192, 168, 78, host).into(), Ipv6Addr::new(0xfd00, 0x78, 0, 0, 0, 0, 0, host.into()).into()]
+}
+
+/// Drops what the node's own processes and the API server send each other.
+pub(super) fn cut(node: &Node) -> io::Result<()> {
+    let [v4, v6] = ADDRESSES;
+    let mut rules = String::new();
+    for (hook, side, port) in [("input", "saddr", "sport"), ("output", "daddr", "dport")] {
+        rules += &format!(
+            "chain {hook} {{ type filter hook {hook} priority raw;\n\
+             ip {side} {v4} tcp {port} {PORT} drop\n ip6 {side} {v6} tcp {port} {PORT} drop\n }}\n"
+        );
+    }
+    node.namespace.nft(&format!("table inet cut {{\n{rules}}}\n"))
+}
+
+/// Ends that.
+pub(super) fn mend(node: &Node) -> io::Result<()> {
+    node.namespace.nft("delete table inet cut\n")
 }
