@@ -12,7 +12,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::file::{ConfigFile, KubernetesFile, MaxFlows, RejectWith, ReturnPathName, SourceFile};
+use crate::config::file::{
+    ConfigFile, DetectLocalFile, KubernetesFile, MaxFlows, RejectWith, ReturnPathName, SourceFile,
+};
 use crate::config::{self, Config, ConfigError, Machine};
 
 /// The exit code of a usage error: `EX_USAGE` of sysexits(3).
@@ -72,12 +74,16 @@ pub struct RunArgs {
     /// Worker threads, each with a queue of its own [default: one a core, at most 8]
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
-    /// The source address endpoints see (required): routed to this host by everything that answers; once a family
+    /// With masquerade, the source address endpoints see (required then): routed to this host by everything that
+    /// answers; once a family
     #[arg(long, value_name = "ADDRESS")]
     pub snat_address: Vec<IpAddr>,
     /// A Service CIDR of the cluster; may be repeated [default: 10.96.0.0/12 and fd00:10:96::/112]
     #[arg(long, value_name = "CIDR")]
     pub service_cidr: Vec<String>,
+    /// The pods' CIDR of the cluster, once a family: other clients of a ClusterIP are masqueraded [default: none]
+    #[arg(long, value_name = "CIDR")]
+    pub cluster_cidr: Vec<String>,
     /// How replies come back [default: auto]
     #[arg(long, value_enum, value_name = "HOW")]
     pub return_path: Option<ReturnPathName>,
@@ -235,6 +241,10 @@ impl RunArgs {
                 .then_some(MaxFlows { ipv4: self.max_flows_v4, ipv6: self.max_flows_v6 }),
             flow_file: self.flow_file,
             service_cidrs: (!self.service_cidr.is_empty()).then_some(self.service_cidr),
+            detect_local: (!self.cluster_cidr.is_empty()).then_some(DetectLocalFile {
+                cluster_cidrs: Some(self.cluster_cidr),
+                ..DetectLocalFile::default()
+            }),
             snat_addresses: (!self.snat_address.is_empty()).then_some(self.snat_address),
             return_path: self.return_path,
             reject_with: self.reject_with,
@@ -319,6 +329,8 @@ mod tests {
             "2001:db8::1",
             "--service-cidr",
             "10.0.0.0/16",
+            "--cluster-cidr",
+            "10.244.0.0/16",
             "--device",
             "tw1",
             "--take-over",
@@ -330,6 +342,8 @@ mod tests {
         assert_eq!(config.source, config::SourceConfig::Manifests { dir: "/etc/m".into() });
         assert_eq!(config.snat.len(), 2);
         assert_eq!(config.service_cidrs, [("10.0.0.0".parse().unwrap(), 16)]);
+        let pods = vec![("10.244.0.0".parse().unwrap(), 16)];
+        assert_eq!(config.detect_local, config::detect::DetectLocal::ClusterCidr(pods));
         assert_eq!(config.socket, PathBuf::from("/run/tunway/tw1.sock"));
         assert_eq!((config.max_flows_v4, config.max_flows_v6), (9000, config::DEFAULT_FLOWS_V6));
         assert!(config.take_over && !config.forward_accept);

@@ -75,6 +75,25 @@ impl Compiler {
         }
     }
 
+    /// Replaces what snapshots know besides Services; the next compile takes it up. Nothing is compiled anew for it but
+    /// Services with an endpoint in a Service CIDR that came or went.
+    pub fn set_fabric(&mut self, fabric: Fabric) {
+        if self.fabric.as_ref().is_ok_and(|known| *known.fabric() == fabric) {
+            return;
+        }
+        let snat = |known: &Snapshot| known.fabric().snat != fabric.snat;
+        // What may be a frontend or an endpoint at all hangs on these.
+        self.start_over |= self.fabric.as_ref().is_ok_and(snat);
+        self.fabric = SnapshotBuilder::new(fabric).build();
+    }
+
+    /// The fabric is not the one of the last world: there is something to publish, whatever happens to Services.
+    #[must_use]
+    pub fn has_new_fabric(&self) -> bool {
+        let served = self.snapshot().map(Snapshot::fabric);
+        served.is_some_and(|served| self.fabric.as_ref().is_ok_and(|known| known.fabric() != served))
+    }
+
     /// The next world, or `None` when `desired` is not complete yet or nothing came out differently.
     ///
     /// `advance_epoch` is called at most once, when a purge epoch is due: at the first compile, whose service
@@ -99,7 +118,8 @@ impl Compiler {
             dirty.extend(self.objects.keys().map(|key| ObjectKey::clone(key)));
         }
         let mut step = Step::new(self, fabric, advance_epoch);
-        let work = step.claim(dirty, desired);
+        let mut work = step.claim(dirty, desired);
+        work.extend(step.within_moved_cidrs());
         for key in &work {
             step.forget_problems(key);
         }

@@ -3,11 +3,12 @@
 //!
 //! The file's form is in [`mod@file`], the rules every value obeys are in [`rules`].
 
+pub mod detect;
 pub mod file;
 pub mod rules;
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,12 +16,20 @@ use dataplane::engine::EngineConfig;
 use dataplane::flow::Ttls;
 use dataplane::service::{Fabric, ReturnPath};
 
+use detect::DetectLocal;
 use file::ConfigFile;
+
+use crate::node::Marks;
 
 /// The device's name when none is given.
 pub const DEFAULT_DEVICE: &str = "tunway0";
 /// The directory for lock, socket and, where it is a tmpfs, flows.
 pub const RUN_DIR: &str = "/run/tunway";
+/// SNAT addresses of `connmark` when none are given: nobody else sees them, and no pod CIDR has them.
+pub const PRIVATE_SNAT: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(169, 254, 77, 1)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xfffe, 0x77, 0, 0, 0, 0, 1)),
+];
 /// Service CIDRs when none are given: what kubeadm and kind use. A family without SNAT address is left out.
 pub const DEFAULT_SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/12", "fd00:10:96::/112"];
 /// IPv4 flows when `maxFlows.ipv4` is not given.
@@ -79,10 +88,16 @@ pub struct Config {
     pub flows: FlowPlace,
     /// Service CIDRs: routed to the device, unallocated addresses in them are dropped.
     pub service_cidrs: Vec<(IpAddr, u8)>,
-    /// Source addresses of translated flows, at most one a family.
+    /// Source addresses of masqueraded flows, at most one a family.
     pub snat: Vec<IpAddr>,
     /// How replies come back.
     pub return_path: ReturnPath,
+    /// The bits of marks that `connmark` uses.
+    pub marks: Marks,
+    /// How local pods are told from everybody else.
+    pub detect_local: DetectLocal,
+    /// Masquerade every flow to a ClusterIP.
+    pub masquerade_all: bool,
     /// Pick up TCP connections in the middle.
     pub tcp_loose: bool,
     /// Refuse TCP with RST instead of an ICMP error.
@@ -173,7 +188,9 @@ impl Config {
     /// The first value that is wrong.
     pub fn resolve(given: ConfigFile, machine: &Machine) -> Result<Self, ConfigError> {
         let device = rules::device(given.device.unwrap_or_else(|| DEFAULT_DEVICE.to_owned()))?;
-        let snat = rules::snat(given.snat_addresses.unwrap_or_default())?;
+        let source = rules::source(given.source)?;
+        let return_path = rules::return_path(given.return_path.unwrap_or_default(), &source);
+        let snat = rules::snat(given.snat_addresses.unwrap_or_default(), return_path)?;
         let service_cidrs = match given.service_cidrs {
             Some(cidrs) => rules::service_cidrs(&cidrs, &snat)?,
             None => rules::default_service_cidrs(&snat)?,
@@ -193,13 +210,16 @@ impl Config {
                 Some(dir) => FlowPlace::Dir(rules::absolute("flowFile", dir)?),
                 None => FlowPlace::Auto,
             },
-            return_path: rules::return_path(given.return_path.unwrap_or_default())?,
+            return_path,
+            marks: rules::marks(&given.marks.unwrap_or_default())?,
+            detect_local: DetectLocal::resolve(given.detect_local.unwrap_or_default())?,
+            masquerade_all: given.masquerade_all.unwrap_or(false),
             tcp_loose: given.tcp_loose.unwrap_or(false),
             reject_with_rst: given.reject_with.unwrap_or_default() == file::RejectWith::Rst,
             replies_per_second: rules::replies(given.replies_per_second)?,
             accounting: given.flow_accounting.unwrap_or(true),
             timeouts: rules::timeouts(&given.timeouts.unwrap_or_default())?,
-            source: rules::source(given.source)?,
+            source,
             node_name: rules::node_name(node_name, &machine.host_name)?,
             socket: match given.socket {
                 Some(path) => rules::socket(path)?,
@@ -226,13 +246,14 @@ impl Config {
         }
     }
 
-    /// The snapshot's part.
+    /// The snapshot's part, as far as it does not depend on this host and its Node.
     #[must_use]
     pub fn fabric(&self) -> Fabric {
         Fabric {
             return_path: self.return_path,
             snat: self.snat.clone(),
             service_cidrs: self.service_cidrs.clone(),
+            masquerade_all: self.masquerade_all,
             ..Fabric::default()
         }
     }

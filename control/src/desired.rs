@@ -7,10 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use self::cidrs::Cidrs;
 use crate::compile::claims::addresses;
 use crate::compile::refuse::unusable;
 use crate::model::{Node, ObjectKey, Problem, Service, Slice};
 use crate::source::{Event, Kind};
+
+mod cidrs;
 
 /// The state of the world as objects.
 #[derive(Debug, Default)]
@@ -23,6 +26,7 @@ pub struct Desired {
     owners: HashMap<ObjectKey, ObjectKey>,
     service_list: List<Service>,
     slice_list: List<Slice>,
+    service_cidrs: Cidrs,
     dirty: BTreeSet<ObjectKey>,
     /// Became ready since the last `take_dirty`: there is something to publish even without Services.
     newly_ready: bool,
@@ -66,6 +70,7 @@ impl Desired {
         match event {
             Event::Restart(Kind::Service) => self.service_list.buffer = Some(BTreeMap::new()),
             Event::Restart(Kind::Slice) => self.slice_list.buffer = Some(BTreeMap::new()),
+            Event::Restart(Kind::ServiceCidr) => self.service_cidrs.restart(),
             // There is one Node at most, and its absence is not news: it keeps what it last said.
             Event::Restart(Kind::Node) | Event::Done(Kind::Node) => {}
             Event::Service(service) => {
@@ -88,6 +93,9 @@ impl Desired {
                 None => self.remove_slice(&key),
             },
             Event::Node(node) => self.set_node(*node),
+            Event::ServiceCidr(object) => self.service_cidrs.set(object),
+            Event::ServiceCidrGone(name) => self.service_cidrs.remove(&name),
+            Event::Done(Kind::ServiceCidr) => self.service_cidrs.done(),
             Event::Done(Kind::Service) => {
                 if let Some(list) = self.service_list.done() {
                     let gone = self.services.keys().filter(|key| !list.contains_key(key)).cloned();
@@ -147,6 +155,12 @@ impl Desired {
     #[must_use]
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// Every CIDR of every ServiceCIDR: address and prefix length. None when the source has no such objects.
+    #[must_use]
+    pub fn service_cidrs(&self) -> BTreeSet<(IpAddr, u8)> {
+        self.service_cidrs.all()
     }
 
     /// What the source reported, by object.

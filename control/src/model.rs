@@ -1,8 +1,9 @@
 //! What tunway knows of Kubernetes objects, with every default applied and every address parsed: no API type
 //! lives beyond this line.
 //!
-//! [`service`], [`endpoints`] and [`node`] read one API object each, purely, and say what is wrong with it.
+//! [`service`], [`endpoints`], [`node`] and [`cidr`] read one API object each, purely, and say what is wrong with it.
 
+pub mod cidr;
 pub mod endpoints;
 pub mod ip;
 pub mod node;
@@ -140,6 +141,17 @@ pub struct Node {
     pub zone: Option<String>,
     /// InternalIP, then ExternalIP addresses.
     pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`, in order: address and prefix length.
+    pub pod_cidrs: Vec<(IpAddr, u8)>,
+}
+
+/// A ServiceCIDR.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceCidr {
+    /// Its name.
+    pub name: String,
+    /// `spec.cidrs`: address and prefix length.
+    pub cidrs: Vec<(IpAddr, u8)>,
 }
 
 /// Something an object's owner should know: what, where, and what to do about it.

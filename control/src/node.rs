@@ -1,10 +1,14 @@
 //! This host: what it must be before tunway starts, the rules and routes that bring packets in, their repair, and
 //! taking everything away again.
 //!
-//! The return path is `masquerade`: every flow leaves with a SNAT address that is routed back to this host, so rules
-//! and routes are all there is; no firewall rule is needed for it and no kernel NAT. Everything made carries routing
-//! protocol 77 and lives in table 7701, in both families. It stays when the process ends, however it ends: the next
-//! one takes it over, and only [`cleanup()`] removes it.
+//! With the return path `masquerade` every flow leaves with a SNAT address that is routed back to this host, so rules
+//! and routes are all there is. With `connmark` flows keep their sources: the kernel's connection tracking remembers
+//! which flows we emitted, and marks their replies, which a rule then brings back to the device; the SNAT
+//! address is private to this host, and the kernel's masquerade turns it into the node's own.
+//!
+//! Rules and routes carry routing protocol 77 and live in tables 7701 and 7702, in both families; nftables rules live
+//! in tables named `tunway`. All of it stays when the process ends, however it ends: the next one takes it over, and
+//! only [`cleanup()`] removes it.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -13,6 +17,7 @@ use std::net::IpAddr;
 pub use self::cleanup::cleanup;
 pub use self::firewall::FirewallError;
 pub use self::host::Host;
+pub use self::local::{Lookout, Surroundings};
 pub use self::preflight::preflight;
 
 use self::firewall::Firewall;
@@ -24,10 +29,14 @@ mod cleanup;
 mod device;
 mod firewall;
 mod host;
+mod local;
 pub(crate) mod netlink;
 mod plan;
 mod preflight;
 pub(crate) mod rt;
+mod settings;
+mod steer;
+mod table;
 mod view;
 mod watch;
 
@@ -36,7 +45,9 @@ mod watch;
 pub struct HostConfig {
     /// The TUN device.
     pub device: String,
-    /// SNAT addresses, at most one a family.
+    /// Replies come back by connection marks, with these bits; without, by SNAT addresses alone.
+    pub connmark: Option<Marks>,
+    /// SNAT addresses, at most one a family. With connection marks they are private to this host.
     pub snat: Vec<IpAddr>,
     /// Service CIDRs.
     pub service_cidrs: Vec<(IpAddr, u8)>,
@@ -46,6 +57,22 @@ pub struct HostConfig {
     pub forward_accept: bool,
     /// Flows of both tables together.
     pub max_flows: u64,
+}
+
+/// The bits tunway keeps for itself in the marks of packets and connections, each a single one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// In a packet: it goes to the device. In a connection: the device emitted its first packet.
+    pub packet: u32,
+    /// In a connection only: its first packet was for us though its address is this host's own.
+    pub original: u32,
+}
+
+impl Default for Marks {
+    /// Bits that neither Kubernetes (0x4000, 0x8000) nor a CNI plugin is known to use where we do.
+    fn default() -> Self {
+        Self { packet: 0x1000, original: 0x2000 }
+    }
 }
 
 /// One thing preflight found.
@@ -73,6 +100,9 @@ pub enum NodeError {
         /// Its name.
         device: String,
     },
+    /// The return path `connmark` cannot be had without `nft`.
+    #[error("connection marks need the program nft, and there is none here ({})", NFT_REMEDY)]
+    NoNft,
     /// A SNAT address that cannot work on this host.
     #[error("SNAT address {address} {why} ({})", SNAT_REMEDY)]
     Snat {
@@ -113,7 +143,9 @@ impl HostConfig {
 
     /// The families this configuration serves; IPv4 when it names none.
     fn families(&self) -> Vec<Family> {
-        let addresses = || self.snat.iter().chain(self.service_cidrs.iter().map(|(address, _)| address));
+        // With connection marks there are SNAT addresses of both families whatever the cluster has.
+        let snat = self.snat.iter().filter(|_| self.connmark.is_none());
+        let addresses = || snat.clone().chain(self.service_cidrs.iter().map(|(address, _)| address));
         let uses = |family| addresses().any(|address| Family::of(*address) == family);
         Family::ALL
             .into_iter()
@@ -135,7 +167,7 @@ fn snat_faults(config: &HostConfig, view: &HostView) -> Vec<NodeError> {
         let why = if second {
             Some("is the second one of its family: tunway uses one of each".to_owned())
         } else {
-            view.snat_fault(address, &config.service_cidrs, &config.device)
+            view.snat_fault(address, &config.service_cidrs, &config.device, config.connmark.is_some())
         };
         faults.extend(why.map(|why| NodeError::Snat { address, why }));
     }
@@ -169,6 +201,9 @@ fn open_forward(config: &HostConfig, netlink: &mut Netlink) -> Result<Firewall, 
 
 /// The device kube-proxy's IPVS mode puts every virtual address on: the host then keeps their packets.
 const IPVS_DEVICE: &str = "kube-ipvs0";
+/// What to do where there is no `nft`.
+const NFT_REMEDY: &str =
+    "install it (apt-get install nftables), or take returnPath: masquerade with snatAddresses";
 /// How to choose a SNAT address.
 const SNAT_REMEDY: &str = "choose `snatAddress` outside every local network and the Service CIDRs, assigned nowhere, \
                            and route it to this host on whatever replies to it";

@@ -5,6 +5,7 @@
 //! is the same backwards, but for what stays for the next process: device, routes, rules and flows. The loop itself is
 //! in [`lifecycle`], the state it owns in [`state`].
 
+pub mod fabric;
 pub mod lifecycle;
 pub mod place;
 pub mod state;
@@ -16,11 +17,13 @@ use anyhow::Context;
 use dataplane::flow::RegionConfig;
 use dataplane::io::{Device, DeviceConfig};
 use dataplane::plane::{Plane, PlaneConfig};
-use tokio::sync::mpsc;
+use dataplane::service::ReturnPath;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use crate::cli::Failure;
 use crate::config::{Config, ConfigError, SourceConfig, rules};
-use crate::node::{self, Finding, Host, HostConfig};
+use crate::node::{self, Finding, Host, HostConfig, Lookout, NodeError, Surroundings};
 use crate::signal::{self, Stop};
 use crate::socket::Socket;
 use crate::source::Source;
@@ -42,7 +45,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// # Errors
 /// What `run` cannot do without is missing or ends.
 pub fn run(config: Config) -> Result<(), Failure> {
-    rules::needs_snat(&config.snat)?;
+    rules::needs_snat(config.return_path, &config.snat)?;
     let runtime = runtime()?;
     runtime.block_on(async {
         let stops = signal::catch().context("cannot catch signals")?;
@@ -88,6 +91,7 @@ pub async fn serve(
     let socket = Socket::bind(&config.socket)
         .with_context(|| format!("cannot open the control socket {}", config.socket.display()))?;
     let host = Host::install(host_config).await.context("cannot set up device and rules")?;
+    let around = look_around(&config).context("cannot look at this host")?;
     let plane =
         Plane::start(&plane_config(&config), device.into_queues()).context("cannot start the workers")?;
 
@@ -97,9 +101,15 @@ pub async fn serve(
     let answering = tokio::spawn(socket.serve(asks));
     let state = State::new(&config, plane);
     let mut lifecycle = Lifecycle::new(state, host, config.drain);
+    let mut looking = None;
+    if let Some((here, lookout)) = around {
+        lifecycle = lifecycle.surrounded(here);
+        looking = Some(tokio::spawn(lookout));
+    }
     let ended = lifecycle.live(from_source, asked, stops).await;
 
-    // Both end by themselves when their channels close; neither may keep us.
+    // All end by themselves when their channels close; none may keep us.
+    looking.iter().for_each(JoinHandle::abort);
     reading.abort();
     answering.abort();
     let _ = answering.await;
@@ -110,6 +120,18 @@ pub async fn serve(
         "stopped; device, routes and rules stay for the next start (`tunway cleanup` removes them)"
     );
     Ok(())
+}
+
+/// What this host is like now, before the first flow: who is local decides about its source. And what follows it.
+fn look_around(
+    config: &Config,
+) -> Result<Option<(watch::Receiver<Surroundings>, impl Future<Output = ()> + use<>)>, NodeError> {
+    if config.return_path != ReturnPath::ConnMark {
+        return Ok(None);
+    }
+    let mut lookout = Lookout::open(config.detect_local.clone())?;
+    let (tell, here) = watch::channel(lookout.look()?);
+    Ok(Some((here, lookout.run(tell))))
 }
 
 /// Refuses to start where it cannot work; logs what is only worth knowing.
@@ -137,6 +159,7 @@ fn list(findings: &[Finding]) -> String {
 pub fn host_config(config: &Config) -> HostConfig {
     HostConfig {
         device: config.device.clone(),
+        connmark: (config.return_path == ReturnPath::ConnMark).then_some(config.marks),
         snat: config.snat.clone(),
         service_cidrs: config.service_cidrs.clone(),
         take_over: config.take_over,

@@ -2,7 +2,7 @@
 
 pub mod manifests;
 
-use crate::model::{Node, ObjectKey, Problem, Service, Slice};
+use crate::model::{Node, ObjectKey, Problem, Service, ServiceCidr, Slice};
 
 /// A kind that is listed and watched on its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,6 +13,8 @@ pub enum Kind {
     Slice,
     /// Our own Node.
     Node,
+    /// ServiceCIDRs. Not every source has them.
+    ServiceCidr,
 }
 
 /// One thing a source says. `Restart(kind)` begins a full list of a kind: what follows of that kind is buffered
@@ -32,6 +34,10 @@ pub enum Event {
     SliceGone(ObjectKey),
     /// Our Node is there, or changed.
     Node(Box<Node>),
+    /// A ServiceCIDR is there, or changed.
+    ServiceCidr(ServiceCidr),
+    /// The ServiceCIDR of this name is gone.
+    ServiceCidrGone(String),
     /// The full list of this kind is complete.
     Done(Kind),
     /// What is wrong with an object just now; replaces earlier problems of the same object. Empty = all well.

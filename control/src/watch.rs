@@ -1,9 +1,10 @@
-//! Services from the Kubernetes API: Services, EndpointSlices and our own Node are listed and watched with exactly
-//! kube-proxy's selectors, for ever.
+//! Services from the Kubernetes API: Services, EndpointSlices, our own Node and ServiceCIDRs are listed and watched
+//! with exactly kube-proxy's selectors, for ever.
 //!
 //! The watcher of `kube` pages, resumes, and lists anew when it must; here its events become ours, its errors become
 //! back-off and health, and what the selectors promise is checked again. Nothing is written to the API.
 
+mod cidr;
 pub mod client;
 mod health;
 mod node;
@@ -13,8 +14,9 @@ mod slice;
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::pin::pin;
+use std::time::Duration;
 
-use futures::future::{BoxFuture, join4};
+use futures::future::{BoxFuture, join5};
 use futures::stream::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
@@ -41,6 +43,9 @@ pub struct Api {
 
 /// A watch is renewed after this many seconds; one that has died unnoticed is noticed 5 s later.
 const WATCH_SECONDS: u32 = 60;
+
+/// A server that did not know a kind may be a newer one by then.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// client-go's page size.
 const PAGE_SIZE: u32 = 500;
@@ -97,10 +102,11 @@ impl Source for Api {
                 events: events.clone(),
             };
             let gone = events.clone();
-            let all = join4(
+            let all = join5(
                 follow.kind::<service::Watched>(),
                 follow.kind::<slice::Watched>(),
                 follow.kind::<node::Watched>(),
+                follow.kind::<cidr::Watched>(),
                 self.reporter.run(self.server, events),
             );
             tokio::select! {
@@ -117,6 +123,8 @@ trait Watch {
     type Object: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static;
     /// Its kind in our events.
     const KIND: Kind;
+    /// A server may be too old to have this kind; then there is nothing of it and nothing is wrong.
+    const MAY_BE_UNKNOWN: bool = false;
     /// Restricts the watch to what kube-proxy would watch.
     fn select(config: watcher::Config, node_name: &str) -> watcher::Config;
     /// As problems name it: `Service default/web`.
@@ -176,11 +184,16 @@ impl Follow {
                     }
                     Err(error) => error,
                 };
+                if W::MAY_BE_UNKNOWN && is_unknown(&error) {
+                    self.board.succeeded(W::KIND);
+                    tokio::time::sleep(ASK_AGAIN).await;
+                    break;
+                }
                 if let Some(reason) = health::reason(&error) {
                     self.board.failed(W::KIND, reason);
                 }
                 // `DefaultBackoff` never ends; were it to, the longest pause would be right.
-                tokio::time::sleep(backoff.next().unwrap_or(std::time::Duration::from_secs(30))).await;
+                tokio::time::sleep(backoff.next().unwrap_or(Duration::from_secs(30))).await;
                 if must_list_anew(&error) {
                     break;
                 }
@@ -271,6 +284,11 @@ impl Follow {
     async fn send(&self, event: Event) -> Result<(), Closed> {
         self.events.send(event).await.map_err(|_| Closed)
     }
+}
+
+/// The server does not know the kind at all.
+fn is_unknown(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
 }
 
 /// Must the whole list be asked for again? The watcher does so by itself when the server says in the stream that our

@@ -26,6 +26,9 @@ use server::{Command, Shared};
 pub use server::{Fault, Request};
 pub use store::Resource;
 
+/// How many watches tunway keeps open: one a resource.
+pub const WATCHES: usize = Resource::ALL.len();
+
 /// A running fake API server. Dropping it ends it and everything it made.
 #[derive(Debug)]
 pub struct FakeApi {

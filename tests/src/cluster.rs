@@ -5,9 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane::ids::{EndpointId, ServiceId};
 use dataplane::packet::tuple::Proto;
-use dataplane::service::{
-    Backend, Fabric, Policy, ReturnPath, Selector, Service, Snapshot, SnapshotBuilder, Sticky, SvcPort,
-};
+use dataplane::service::{Backend, Policy, Selector, Service, Snapshot, SnapshotBuilder, Sticky, SvcPort};
+
+mod sources;
+
+pub use sources::{MARK_SNAT4, MARK_SNAT6, Sources};
 
 /// The SNAT address of IPv4 flows.
 pub const SNAT4: &str = "10.255.0.1";
@@ -62,6 +64,8 @@ pub struct Cluster {
     pub services: BTreeMap<u32, Svc>,
     /// Addresses of Services that may be allocated.
     pub cidrs: Vec<(IpAddr, u8)>,
+    /// Whose address endpoints see. Not to be changed once something is published.
+    pub sources: Sources,
     last_id: u32,
     ids: BTreeMap<(u32, SocketAddr), EndpointId>,
     frontends: BTreeMap<(SocketAddr, Proto), u32>,
@@ -74,6 +78,7 @@ impl Default for Cluster {
         Self {
             services: BTreeMap::new(),
             cidrs: vec![(ip("10.96.0.0"), 16), (ip("fd96::"), 112)],
+            sources: Sources::default(),
             last_id: 0,
             ids: BTreeMap::new(),
             frontends: BTreeMap::new(),
@@ -132,12 +137,7 @@ impl Cluster {
     /// # Panics
     /// When the builder refuses the world.
     pub fn snapshot(&mut self, advance_epoch: impl FnOnce() -> u16) -> Snapshot {
-        let fabric = Fabric {
-            return_path: ReturnPath::Masquerade,
-            snat: vec![ip(SNAT4), ip(SNAT6)],
-            service_cidrs: self.cidrs.clone(),
-            ..Fabric::default()
-        };
+        let fabric = self.sources.fabric(&self.cidrs);
         let due: Vec<u32> = self
             .services
             .iter()

@@ -30,7 +30,7 @@ mod table;
 pub struct Known {
     /// Client to VIP, as it arrives.
     pub forward: Tuple<IpAddr>,
-    /// Endpoint to SNAT address, as it arrives.
+    /// Endpoint to SNAT address or client, as it arrives.
     pub reply: Tuple<IpAddr>,
     /// The service port's id.
     pub service: u32,
@@ -63,6 +63,10 @@ pub struct Oracle {
     seats: Seats,
     /// Flows that had to take another source port.
     pub clashes: u64,
+    /// Of these, flows that kept their client's address.
+    pub kept_clashes: u64,
+    /// Flows that kept their client's address.
+    pub kept: u64,
 }
 
 /// What is wrong, in words.
@@ -191,9 +195,14 @@ impl Oracle {
             return Err(format!("{} is not an eligible endpoint", out.dst));
         }
         self.seats.take(svc, tuple.src, Some(out.dst), now)?;
-        if Place::of(cluster, out.src.ip()) != Place::Snat {
+        let masquerade = cluster.sources.masquerades(tuple.src, out.dst.ip());
+        if masquerade && Place::of(cluster, out.src.ip()) != Place::Snat {
             return Err(format!("{} is not a SNAT address", out.src));
         }
+        if !masquerade && out.src.ip() != tuple.src {
+            return Err(format!("{} is not the client, whose address must be kept", out.src));
+        }
+        self.kept += u64::from(!masquerade);
         let reply = Tuple {
             src: out.dst.ip(),
             dst: out.src.ip(),
@@ -227,9 +236,10 @@ impl Oracle {
                 return Err(format!("the port changed to {} without a clash", reply.dport));
             }
             self.clashes += 1;
+            self.kept_clashes += u64::from(!masquerade);
             same_port_class(tuple.sport, reply.dport)?;
         }
-        let history = History::start(tuple.proto, seen, now);
+        let history = History::start(tuple.proto, masquerade, seen, now);
         // The same client took its own tuple back; from here on it is the new connection's.
         self.held.remove(&reply);
         self.replies.insert(reply, tuple);
@@ -254,6 +264,7 @@ impl Oracle {
             let Some(cluster) = cluster else { return dropped(DropReason::NotReady) };
             return match Place::of(cluster, view.dst.ip()) {
                 Place::LiveVip | Place::Snat => dropped(DropReason::UnmatchedIcmpError),
+                Place::LinkLocal => dropped(DropReason::NotUnicast),
                 Place::Unallocated | Place::Elsewhere => same(outcome, &Outcome::Passed(sent.clone())),
             };
         };
@@ -278,8 +289,10 @@ impl Oracle {
         if (inner.src, inner.dst) != want {
             return Err(format!("quotes {} > {}, should be {} > {}", inner.src, inner.dst, want.0, want.1));
         }
-        if (left.src.ip(), left.dst.ip()) != (out.src, out.dst) {
-            return Err(format!("goes {} > {}, should {} > {}", left.src, left.dst, out.src, out.dst));
+        // A router's own address stays where the direction's source stays.
+        let from = if out.src == arriving.src { view.src.ip() } else { out.src };
+        if (left.src.ip(), left.dst.ip()) != (from, out.dst) {
+            return Err(format!("goes {} > {}, should {from} > {}", left.src, left.dst, out.dst));
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use dataplane::service::World;
 use dataplane::stats::Counter;
 use dataplane::verdict::DropReason;
 
-use crate::cluster::{Cluster, addr};
+use crate::cluster::{Cluster, Sources, addr};
 use crate::gateway::{Gateway, Outcome};
 use crate::oracle::{Known, Leave, Oracle};
 use crate::packets::{Spec, Wire, flags};
@@ -23,7 +23,7 @@ mod malformed;
 mod step;
 mod strategy;
 
-use make::{client_addr, error, packet, plain, stranger};
+use make::{client_addr, error, packet, plain, sources, stranger};
 pub use malformed::{Malformed, malformed};
 pub use step::{Change, Converse, Segment, Step};
 pub use strategy::script;
@@ -35,6 +35,8 @@ pub struct Script {
     pub workers: u8,
     /// The tables are nearly full from the beginning.
     pub small: bool,
+    /// Whose address endpoints see: 0 nobody's, 1 to 3 by a rule that keeps some.
+    pub sources: u8,
     /// For the engines' draws.
     pub seed: u64,
     /// What happens.
@@ -43,7 +45,8 @@ pub struct Script {
 
 impl fmt::Display for Script {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} workers, small: {}, seed {}", self.workers, self.small, self.seed)?;
+        let Self { workers, small, sources, seed, .. } = self;
+        writeln!(f, "{workers} workers, small: {small}, sources {sources}, seed {seed}")?;
         self.steps.iter().enumerate().try_for_each(|(index, step)| writeln!(f, "{index:3}: {step:?}"))
     }
 }
@@ -74,6 +77,7 @@ pub fn run(script: &Script, histogram: &mut Histogram) -> Result<(), String> {
     let (workers, flows) = if script.small { (1, 4_096) } else { (script.workers, 16_384) };
     let mut gateway = Gateway::new(workers, flows, &config, script.seed);
     let mut cluster = Cluster::default();
+    cluster.sources = sources(script.sources);
     for (n, (proto, vip, endpoints)) in (0_u32..).zip(FRONTENDS) {
         let id = cluster.serve(proto, vip, endpoints);
         cluster.service(id).affinity = n.is_multiple_of(2).then_some(30 + n);
@@ -91,6 +95,8 @@ pub fn run(script: &Script, histogram: &mut Histogram) -> Result<(), String> {
     let totals = gateway.totals();
     for (what, n) in [
         ("clash", play.oracle.clashes),
+        ("clash of a kept source", play.oracle.kept_clashes),
+        ("kept source", play.oracle.kept),
         ("remembered", play.oracle.sticky()[0]),
         ("forgotten in time", play.oracle.sticky()[1]),
         ("reopened", totals.get(Counter::FlowsReopened)),
@@ -125,7 +131,8 @@ impl Play<'_> {
                 let (proto, vip, _) = FRONTENDS[usize::from(*service) % FRONTENDS.len()];
                 let vip = addr(vip);
                 let port = PORTS[usize::from(*port) % PORTS.len()];
-                let client = client_addr(vip.is_ipv6(), *client, port);
+                let kept = matches!(cluster.sources, Sources::Kept { .. });
+                let client = client_addr(vip.is_ipv6(), *client, port, kept);
                 self.send(gateway, cluster, *worker, &packet(proto, client, vip, *segment))?;
             }
             Step::Known { worker, flow, reply, segment } => {

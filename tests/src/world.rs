@@ -9,7 +9,7 @@ use dataplane::engine::EngineConfig;
 use smoltcp::time::Instant;
 
 use crate::check::{assert_valid, completed, segments};
-use crate::cluster::{Cluster, SNAT4, SNAT6, ip};
+use crate::cluster::{Cluster, ip};
 use crate::gateway::{Gateway, Outcome};
 use crate::oracle::{Leave, Oracle};
 use crate::packets::Wire;
@@ -180,7 +180,7 @@ impl World {
     fn route(&mut self, wire: Wire) {
         let dst = assert_valid(&wire).dst.ip();
         let vip = self.cluster.services.values().any(|svc| svc.vip.ip() == dst);
-        if vip || dst == ip(SNAT4) || dst == ip(SNAT6) {
+        if vip || self.cluster.sources.snat().contains(&dst) {
             self.fly(Place::Gateway, wire);
         } else if let Some(host) = self.hosts.iter().position(|host| host.addrs.contains(&dst)) {
             self.fly(Place::Host(host), wire);

@@ -1,11 +1,20 @@
-//! The Kubernetes source against a fake API server, in one process: from HTTP to the desired state.
+//! The Kubernetes source against a fake API server, in one process: from HTTP to the desired state, and from there
+//! through the compiler and the packet path to where a client's packets go.
 #![cfg(feature = "control")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests end the test")]
 
+#[path = "api/affinity.rs"]
+mod affinity;
+#[path = "api/cidrs.rs"]
+mod cidrs;
 #[path = "api/config.rs"]
 mod config;
 #[path = "api/faults.rs"]
 mod faults;
+#[path = "api/semantics.rs"]
+mod semantics;
+#[path = "api/served.rs"]
+mod served;
 #[path = "api/stories.rs"]
 mod stories;
 
@@ -15,7 +24,7 @@ use control::desired::Desired;
 use control::source::{Event, Source};
 use control::watch::{Api, ClientConfig};
 use serde_json::{Value, json};
-use tests::apiserver::{FakeApi, Resource};
+use tests::apiserver::{FakeApi, Resource, WATCHES};
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::JoinHandle;
 
@@ -64,7 +73,7 @@ impl Story {
     fn well(&self) -> bool {
         self.desired.ready()
             && self.health.last().is_some_and(|(connected, _)| *connected)
-            && self.api.open_watches() == 3
+            && self.api.open_watches() == WATCHES
     }
 
     /// Takes events until this holds.

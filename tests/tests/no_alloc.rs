@@ -1,4 +1,5 @@
-//! The packet path asks for no memory: not for a known flow, not for a new one, not for any other end.
+//! The packet path asks for no memory: not for a known flow, not for a new one, not for any other end. The one exception:
+//! a client session affinity has never seen makes the map grow now and then.
 
 use dataplane::engine::EngineConfig;
 use dataplane::packet::frame::{BATCH, Batch};
@@ -91,6 +92,44 @@ fn ten_thousand_new_flows_and_ten_thousand_packets_of_known_ones() {
         .collect();
     let (verdicts, allocations) = run(&mut gateway, &known);
     assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Translated));
+    assert_eq!(allocations, 0, "known flows");
+}
+
+#[test]
+fn clients_that_are_remembered_and_those_that_are_new() {
+    let mut gateway = gateway();
+    let mut cluster = Cluster::default();
+    for (proto, vip, endpoints) in [
+        (Proto::Tcp, "10.96.0.10:80", ["10.244.1.1:8080", "10.244.1.2:8080"]),
+        (Proto::Udp, "[fd96::10]:53", ["[fd24::1]:53", "[fd24::2]:53"]),
+    ] {
+        let id = cluster.serve(proto, vip, &endpoints);
+        cluster.service(id).affinity = Some(600);
+    }
+    gateway.publish(&mut cluster);
+    let first = |from: usize| -> Vec<Wire> {
+        (0..5_000)
+            .flat_map(|n| {
+                let port = from + n;
+                let four = addr(&format!("10.1.{}.{}:{port}", n / 200, n % 200));
+                let six = addr(&format!("[fd01:0:0:{}::{n}]:{port}", n / 100));
+                let query = udp(six, addr("[fd96::10]:53")).payload(*b"q").wire();
+                [tcp(four, addr("10.96.0.10:80"), flags::SYN).wire(), query]
+            })
+            .collect()
+    };
+    let (verdicts, growth) = run(&mut gateway, &first(2_000));
+    assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Translated));
+    assert_eq!(gateway.tables.affinity.len(), 10_000);
+    // 256 shards that double from 4 entries.
+    assert!((256..=256 * 8).contains(&growth), "{growth} allocations for 10,000 new clients");
+    println!("measured: {growth} allocations for 10,000 new clients");
+    // The next second, so that each is written again.
+    gateway.now = gateway.now.plus_nanos(2_000_000_000);
+    let (verdicts, allocations) = run(&mut gateway, &first(20_000));
+    assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Translated));
+    assert_eq!((allocations, gateway.tables.affinity.len()), (0, 10_000), "known clients, new flows");
+    let (_, allocations) = run(&mut gateway, &first(20_000));
     assert_eq!(allocations, 0, "known flows");
 }
 

@@ -35,7 +35,7 @@ fn endpoint(word: &str) -> Endpoint {
 
 fn node(zone: &str) -> Node {
     let zone = (!zone.is_empty()).then(|| zone.to_owned());
-    Node { name: HERE.into(), zone, addresses: Vec::new() }
+    Node { name: HERE.into(), zone, ..Node::default() }
 }
 
 fn exposure(text: &str) -> Exposure {

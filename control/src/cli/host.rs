@@ -15,7 +15,7 @@ use crate::run::{self, host_config, place};
 /// # Errors
 /// Something stands in the way of a start.
 pub fn check(config: &Config, out: &mut dyn Write) -> Result<(), Failure> {
-    rules::needs_snat(&config.snat)?;
+    rules::needs_snat(config.return_path, &config.snat)?;
     let findings = run::runtime()?.block_on(node::preflight(&host_config(config)));
     super::print(out, render(&findings).as_bytes())?;
     let fatal = findings.iter().filter(|finding| finding.fatal).count();

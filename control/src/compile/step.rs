@@ -12,7 +12,7 @@ use super::draft::{self, Draft, Ground, draft};
 use super::{Compiler, Object};
 use crate::desired::Desired;
 use crate::ids::{Ids, PortKey};
-use crate::model::{ObjectKey, Problem};
+use crate::model::{ObjectKey, Problem, ip};
 
 pub(super) struct Step<'a> {
     compiler: &'a mut Compiler,
@@ -31,13 +31,17 @@ impl<'a> Step<'a> {
     ) -> Self {
         let base = compiler.snapshot().cloned();
         let from_nothing = || SnapshotBuilder::new(fabric.fabric().clone());
-        let builder = base.as_ref().map_or_else(from_nothing, SnapshotBuilder::from);
+        let mut builder = base.as_ref().map_or_else(from_nothing, SnapshotBuilder::from);
         let mut epochs = Epochs { latest: compiler.epoch, advance, advanced: false };
         if base.is_none() {
             // Flows may be older than this process: each is judged once.
             epochs.advance();
         }
-        let changed = base.is_none();
+        let new_fabric = base.as_ref().is_some_and(|base| base.fabric() != fabric.fabric());
+        if new_fabric {
+            builder.fabric(fabric.fabric().clone());
+        }
+        let changed = base.is_none() || new_fabric;
         Self { compiler, fabric, base, builder, epochs, changed }
     }
 
@@ -74,6 +78,16 @@ impl<'a> Step<'a> {
             work.extend(here.filter_map(|(_, slot)| slots.get(slot)).cloned());
         }
         work
+    }
+
+    /// Services with an endpoint inside a Service CIDR that came or went: it is refused, or no more.
+    pub(super) fn within_moved_cidrs(&self) -> BTreeSet<Arc<ObjectKey>> {
+        let Compiler { by_endpoint, slots, .. } = &*self.compiler;
+        let cidrs = |of: &Snapshot| of.fabric().service_cidrs.iter().copied().collect::<BTreeSet<_>>();
+        let (now, before) = (cidrs(&self.fabric), self.base.as_ref().map(cidrs).unwrap_or_default());
+        let ends = now.symmetric_difference(&before).map(|cidr| ip::ends(*cidr));
+        let within = ends.flat_map(|(first, last)| by_endpoint.range((first, 0)..=(last, u64::MAX)));
+        within.filter_map(|(_, slot)| slots.get(slot)).cloned().collect()
     }
 
     /// Takes back what was reported of a Service and its slices.

@@ -1,6 +1,7 @@
 //! What comes out of objects: sets, ids, sharing, refusals, contests, and recovery from a failed build.
 
 mod epochs;
+mod fabric;
 mod law;
 
 use dataplane::service::{Policy, Service as Compiled, Set, SvcPort};
@@ -319,7 +320,7 @@ fn a_zone_label_recomputes_the_sets() {
     }
     let mut bench = Bench::new(&[service("web", &["10.96.0.1"])], &[pods]);
     assert_eq!(tcp(&bench.next(), "10.96.0.1").unwrap().cluster.len(), 2);
-    let node = Node { name: HERE.into(), zone: Some("b".into()), addresses: Vec::new() };
+    let node = Node { name: HERE.into(), zone: Some("b".into()), ..Node::default() };
     let near = bench.apply(Event::Node(Box::new(node)));
     assert_eq!(backends(&tcp(&near, "10.96.0.1").unwrap(), Set::Cluster), ["10.1.0.2:8080"]);
 }

@@ -27,7 +27,7 @@ pub struct ConfigFile {
     pub workers: Option<usize>,
     /// How many flows fit.
     pub max_flows: Option<MaxFlows>,
-    /// How many clients session affinity remembers, 48 to 96 bytes each. Default 262,144; limit 1,024 to 16,777,216.
+    /// How many clients session affinity remembers, 50 to 100 bytes each. Default 262,144; limit 1,024 to 16,777,216.
     pub max_affinity: Option<u32>,
     /// The directory flows are kept in; must be a tmpfs. Default: `/run/tunway`, else `/dev/shm/tunway`.
     pub flow_file: Option<PathBuf>,
@@ -35,11 +35,19 @@ pub struct ConfigFile {
     /// Default `10.96.0.0/12` and `fd00:10:96::/112`, each only with a SNAT address of its family. At most 16.
     #[serde(rename = "serviceCIDRs")]
     pub service_cidrs: Option<Vec<String>>,
-    /// The sources endpoints see, at most one a family. No default: must be routed to this host by everything
-    /// that answers, lie outside every on-link prefix and be assigned to no interface.
+    /// The SNAT addresses of masqueraded flows, at most one a family. With `masquerade` the sources endpoints see:
+    /// no default, must be routed to this host by everything that answers, lie outside every on-link prefix and be
+    /// assigned to no interface. With `connmark` private to this host, default 169.254.77.1 and fd00:fffe:77::1.
     pub snat_addresses: Option<Vec<IpAddr>>,
-    /// How replies come back. Default `auto`, which is `masquerade`.
+    /// How local pods are told from everybody else, with `returnPath: connmark`. Default: not at all, so that every
+    /// client of a ClusterIP keeps its address.
+    pub detect_local: Option<DetectLocalFile>,
+    /// Masquerade every flow to a ClusterIP, whoever the client is, with `returnPath: connmark`. Default false.
+    pub masquerade_all: Option<bool>,
+    /// How replies come back. Default `auto`: `connmark` with the Kubernetes API, `masquerade` with manifests.
     pub return_path: Option<ReturnPathName>,
+    /// The bits of marks that `connmark` uses.
+    pub marks: Option<MarksFile>,
     /// Pick up TCP connections whose start was not seen, instead of refusing them. Default false.
     pub tcp_loose: Option<bool>,
     /// How a Service without endpoints refuses TCP. Default `icmp`, as kube-proxy.
@@ -72,6 +80,16 @@ pub struct MaxFlows {
     pub ipv4: Option<u32>,
     /// IPv6 flows, 192 bytes each. Default 131,072; 4,096 a worker with more than 32 of them.
     pub ipv6: Option<u32>,
+}
+
+/// `marks`. Each a single bit, none of them 0x4000 or 0x8000 (Kubernetes' own), the two not the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MarksFile {
+    /// In the marks of packets and of connections. Default 0x1000.
+    pub packet: Option<u32>,
+    /// In the marks of connections. Default 0x2000.
+    pub original: Option<u32>,
 }
 
 /// `timeouts`, in seconds. Each limited to 1 to 524,287.
@@ -118,16 +136,60 @@ pub struct KubernetesFile {
     pub kubeconfig: Option<PathBuf>,
 }
 
+/// `detectLocal`. Clients that are not local pods are masqueraded on their way to a ClusterIP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct DetectLocalFile {
+    /// How. Default `clusterCIDR`.
+    pub mode: Option<DetectMode>,
+    /// `clusterCIDR` only: the pods' CIDR of the whole cluster, at most one a family. Default: none.
+    #[serde(rename = "clusterCIDRs")]
+    pub cluster_cidrs: Option<Vec<String>>,
+    /// `bridge`: the bridge's name. `interfacePrefix`: what the names of the pods' links begin with. No default.
+    pub interface: Option<String>,
+}
+
+/// `detectLocal.mode`: what makes a client a local pod. An address of this host is none in any mode.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum DetectMode {
+    /// Its address is in `clusterCIDRs`; in a family without one, every client keeps its address.
+    #[default]
+    #[serde(rename = "clusterCIDR")]
+    ClusterCidr,
+    /// Its address is in this Node's `spec.podCIDRs`, the first of its family.
+    #[serde(rename = "nodeCIDR")]
+    NodeCidr,
+    /// Its address is routed out of the link `interface`.
+    #[serde(rename = "bridge")]
+    Bridge,
+    /// Its address is routed out of a link whose name begins with `interface`.
+    #[serde(rename = "interfacePrefix")]
+    InterfacePrefix,
+}
+
+impl DetectMode {
+    /// As the file spells it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClusterCidr => "clusterCIDR",
+            Self::NodeCidr => "nodeCIDR",
+            Self::Bridge => "bridge",
+            Self::InterfacePrefix => "interfacePrefix",
+        }
+    }
+}
+
 /// `returnPath`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ReturnPathName {
-    /// What suits the host: in this version masquerade.
+    /// What suits the host: connmark on a node, which the Kubernetes API tells of Services; else masquerade.
     #[default]
     Auto,
-    /// By connection marks; not available in this version.
+    /// By connection marks: endpoints see the source kube-proxy would show them.
     Connmark,
-    /// Every flow gets a SNAT address.
+    /// Every flow gets a SNAT address that is routed to this host.
     Masquerade,
 }
 
@@ -166,7 +228,10 @@ impl ConfigFile {
             flow_file: self.flow_file.or(below.flow_file),
             service_cidrs: self.service_cidrs.or(below.service_cidrs),
             snat_addresses: self.snat_addresses.or(below.snat_addresses),
+            detect_local: over_detect_local(self.detect_local, below.detect_local),
+            masquerade_all: self.masquerade_all.or(below.masquerade_all),
             return_path: self.return_path.or(below.return_path),
+            marks: over_marks(self.marks, below.marks),
             tcp_loose: self.tcp_loose.or(below.tcp_loose),
             reject_with: self.reject_with.or(below.reject_with),
             replies_per_second: self.replies_per_second.or(below.replies_per_second),
@@ -187,6 +252,30 @@ fn over_max_flows(above: Option<MaxFlows>, below: Option<MaxFlows>) -> Option<Ma
         (Some(above), Some(below)) => {
             Some(MaxFlows { ipv4: above.ipv4.or(below.ipv4), ipv6: above.ipv6.or(below.ipv6) })
         }
+        (above, below) => above.or(below),
+    }
+}
+
+fn over_marks(above: Option<MarksFile>, below: Option<MarksFile>) -> Option<MarksFile> {
+    match (above, below) {
+        (Some(above), Some(below)) => Some(MarksFile {
+            packet: above.packet.or(below.packet),
+            original: above.original.or(below.original),
+        }),
+        (above, below) => above.or(below),
+    }
+}
+
+fn over_detect_local(
+    above: Option<DetectLocalFile>,
+    below: Option<DetectLocalFile>,
+) -> Option<DetectLocalFile> {
+    match (above, below) {
+        (Some(above), Some(below)) => Some(DetectLocalFile {
+            mode: above.mode.or(below.mode),
+            cluster_cidrs: above.cluster_cidrs.or(below.cluster_cidrs),
+            interface: above.interface.or(below.interface),
+        }),
         (above, below) => above.or(below),
     }
 }

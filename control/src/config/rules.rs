@@ -10,12 +10,13 @@ use dataplane::ids::WorkerId;
 use dataplane::packet::tuple::Family;
 use dataplane::service::ReturnPath;
 
-use super::file::{ReturnPathName, SourceFile, Timeouts};
+use super::file::{MarksFile, ReturnPathName, SourceFile, Timeouts};
 use super::{
     ConfigError, DEFAULT_AFFINITY, DEFAULT_DRAIN, DEFAULT_REPLIES_PER_SECOND, DEFAULT_SERVICE_CIDRS,
-    DEFAULT_WORKERS_AT_MOST, SourceConfig,
+    DEFAULT_WORKERS_AT_MOST, PRIVATE_SNAT, SourceConfig,
 };
 use crate::model::ip;
+use crate::node::Marks;
 
 /// Fewest flows of a family, for each worker: one chunk of the arena, which has one owner.
 const MIN_FLOWS: u32 = 4096;
@@ -37,12 +38,17 @@ type Checked<T> = Result<T, ConfigError>;
 
 /// A name the kernel takes for a device and that is safe in a path.
 pub(super) fn device(name: String) -> Checked<String> {
+    link("device", name)
+}
+
+/// As [`device`], of another key.
+pub(super) fn link(field: &str, name: String) -> Checked<String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if (1..=MAX_DEVICE).contains(&name.len()) && name.chars().all(fine) && name != "." && name != ".." {
         return Ok(name);
     }
     Err(ConfigError::new(
-        "device",
+        field,
         format_args!("{name:?} is no device name"),
         format_args!("1 to {MAX_DEVICE} letters, digits, `-`, `_` or `.`, as tunway0"),
     ))
@@ -94,12 +100,15 @@ fn in_limits<T: PartialOrd + std::fmt::Display + Copy>(field: &str, value: T, lo
     Err(ConfigError::new(field, what, format_args!("{low} to {high}")))
 }
 
-/// Sources of translated flows: unicast, routable, at most one a family.
-pub(super) fn snat(given: Vec<IpAddr>) -> Checked<Vec<IpAddr>> {
+/// Sources of masqueraded flows: unicast, routable, at most one a family. With connection marks they need not be
+/// routable, and a family that has none gets the default.
+pub(super) fn snat(mut given: Vec<IpAddr>, path: ReturnPath) -> Checked<Vec<IpAddr>> {
+    let private = path == ReturnPath::ConnMark;
     for (at, addr) in given.iter().enumerate() {
         let field = format!("snatAddresses[{at}]");
         let mapped = (addr.to_canonical() != *addr).then_some("an IPv4-mapped address");
-        if let Some(kind) = ip::never_routed(*addr).or(mapped) {
+        let link_local = matches!(addr, IpAddr::V4(v4) if v4.is_link_local());
+        if let Some(kind) = ip::never_routed(*addr).filter(|_| !(private && link_local)).or(mapped) {
             let what = format_args!("{addr} is {kind}: replies to it do not come back").to_string();
             return Err(ConfigError::new(field, what, SNAT_REMEDY));
         }
@@ -109,6 +118,10 @@ pub(super) fn snat(given: Vec<IpAddr>) -> Checked<Vec<IpAddr>> {
             return Err(ConfigError::new(field, what, "keep one address a family"));
         }
     }
+    let missing = PRIVATE_SNAT.into_iter().filter(|_| private);
+    let missing: Vec<IpAddr> =
+        missing.filter(|own| !given.iter().any(|addr| addr.is_ipv4() == own.is_ipv4())).collect();
+    given.extend(missing);
     Ok(given)
 }
 
@@ -119,8 +132,8 @@ on-link prefix and assigned to no interface, as snatAddresses: [192.0.2.1] or --
 ///
 /// # Errors
 /// There is no SNAT address.
-pub fn needs_snat(snat: &[IpAddr]) -> Result<(), ConfigError> {
-    if snat.is_empty() {
+pub fn needs_snat(path: ReturnPath, snat: &[IpAddr]) -> Result<(), ConfigError> {
+    if path == ReturnPath::Masquerade && snat.is_empty() {
         return Err(ConfigError::new("snatAddresses", "returnPath masquerade needs one", SNAT_REMEDY));
     }
     Ok(())
@@ -185,17 +198,44 @@ pub(super) fn default_service_cidrs(snat: &[IpAddr]) -> Checked<Vec<(IpAddr, u8)
     service_cidrs(&wanted, snat)
 }
 
-/// The return path of this version.
-pub(super) fn return_path(name: ReturnPathName) -> Checked<ReturnPath> {
-    match name {
-        ReturnPathName::Auto | ReturnPathName::Masquerade => Ok(ReturnPath::Masquerade),
-        ReturnPathName::Connmark => Err(ConfigError::new(
-            "returnPath",
-            "connmark is not available in this version",
-            "auto or masquerade",
-        )),
+/// The return path: on a node, which has the Kubernetes API, the one that keeps sources.
+pub(super) fn return_path(name: ReturnPathName, source: &SourceConfig) -> ReturnPath {
+    match (name, source) {
+        (ReturnPathName::Connmark, _) | (ReturnPathName::Auto, SourceConfig::Kubernetes { .. }) => {
+            ReturnPath::ConnMark
+        }
+        (ReturnPathName::Masquerade, _) | (ReturnPathName::Auto, SourceConfig::Manifests { .. }) => {
+            ReturnPath::Masquerade
+        }
     }
 }
+
+/// Two different bits, neither of them one that Kubernetes itself sets in marks.
+pub(super) fn marks(given: &MarksFile) -> Checked<Marks> {
+    let default = Marks::default();
+    let marks = Marks {
+        packet: given.packet.unwrap_or(default.packet),
+        original: given.original.unwrap_or(default.original),
+    };
+    for (field, bit) in [("marks.packet", marks.packet), ("marks.original", marks.original)] {
+        if !bit.is_power_of_two() {
+            let what = format_args!("{bit:#x} is not one bit").to_string();
+            return Err(ConfigError::new(field, what, "a power of two, as 0x1000"));
+        }
+        if bit & KUBERNETES_MARKS != 0 {
+            let what = format_args!("{bit:#x} is a bit of Kubernetes' own marks").to_string();
+            return Err(ConfigError::new(field, what, "any other bit, as 0x1000"));
+        }
+    }
+    if marks.packet == marks.original {
+        let what = format_args!("{:#x} as marks.packet", marks.original).to_string();
+        return Err(ConfigError::new("marks.original", what, "another bit"));
+    }
+    Ok(marks)
+}
+
+/// The masquerade and drop marks of kube-proxy and the kubelet.
+const KUBERNETES_MARKS: u32 = 0x4000 | 0x8000;
 
 /// Exactly one source.
 pub(super) fn source(given: Option<SourceFile>) -> Checked<SourceConfig> {

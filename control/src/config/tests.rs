@@ -35,8 +35,11 @@ fn every_key_has_its_default() {
             max_affinity: 262_144,
             flows: FlowPlace::Auto,
             service_cidrs: vec![("10.96.0.0".parse().unwrap(), 12), ("fd00:10:96::".parse().unwrap(), 112)],
-            snat: vec![],
-            return_path: ReturnPath::Masquerade,
+            snat: PRIVATE_SNAT.into(),
+            return_path: ReturnPath::ConnMark,
+            marks: Marks { packet: 0x1000, original: 0x2000 },
+            detect_local: DetectLocal::ClusterCidr(vec![]),
+            masquerade_all: false,
             tcp_loose: false,
             reject_with_rst: false,
             replies_per_second: 1000,
@@ -64,6 +67,9 @@ flowFile: /dev/shm/x
 serviceCIDRs: [10.0.0.0/16, 'fd00::/64']
 snatAddresses: [192.0.2.1, '2001:db8::1']
 returnPath: masquerade
+marks: {packet: 0x100000, original: 1}
+detectLocal: {mode: clusterCIDR, clusterCIDRs: [10.244.0.0/16]}
+masqueradeAll: true
 tcpLoose: true
 rejectWith: rst
 repliesPerSecond: 5
@@ -92,6 +98,10 @@ drainSeconds: 0
     assert_eq!(config.source, SourceConfig::Kubernetes { kubeconfig: Some("/etc/kube.conf".into()) });
     assert_eq!((config.node_name.as_str(), config.drain), ("n1", Duration::ZERO));
     assert!(config.take_over && config.forward_accept);
+    assert_eq!(config.return_path, ReturnPath::Masquerade);
+    assert_eq!(config.marks, Marks { packet: 0x10_0000, original: 1 });
+    assert_eq!(config.detect_local, DetectLocal::ClusterCidr(vec![("10.244.0.0".parse().unwrap(), 16)]));
+    assert!(config.fabric().masquerade_all);
 }
 
 #[test]
@@ -101,6 +111,7 @@ fn an_unknown_key_is_named() {
         ("maxFlows: {v4: 5000}\n", "v4"),
         ("timeouts: {tcp: 5}\n", "tcp"),
         ("source: {file: x}\n", "file"),
+        ("detectLocal: {clusterCIDR: x}\n", "clusterCIDR"),
     ] {
         refused(lines, &format!("`{key}`"));
     }
@@ -133,6 +144,28 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_environment() {
     assert_eq!((config.max_flows_v4, config.max_flows_v6), (70_000, 60_000));
     assert_eq!(config.node_name, "from-file");
     assert_eq!(Config::resolve(ConfigFile::default(), &env).unwrap().node_name, "from-env");
+}
+
+#[test]
+fn every_detection_mode_is_spelled_as_documented_and_flags_add_to_the_file() {
+    for (lines, is) in [
+        ("{mode: nodeCIDR}", DetectLocal::NodeCidr),
+        ("{mode: bridge, interface: cni0}", DetectLocal::Bridge("cni0".into())),
+        ("{mode: interfacePrefix, interface: veth}", DetectLocal::InterfacePrefix("veth".into())),
+        ("{clusterCIDRs: ['fd00::/48']}", DetectLocal::ClusterCidr(vec![("fd00::".parse().unwrap(), 48)])),
+    ] {
+        assert_eq!(config(&format!("detectLocal: {lines}\n")).unwrap().detect_local, is);
+    }
+    assert_eq!(refused("detectLocal: {mode: bridge}\n", "cni0"), "detectLocal.interface");
+    let cidrs = Some(vec!["10.1.0.0/16".to_owned()]);
+    let detect_local = Some(file::DetectLocalFile { cluster_cidrs: cidrs, ..Default::default() });
+    let flags = ConfigFile { detect_local, ..ConfigFile::default() };
+    let below = file("detectLocal: {mode: clusterCIDR, clusterCIDRs: [10.2.0.0/16]}\n").unwrap();
+    let over = Config::resolve(flags.clone().over(below), &machine()).unwrap();
+    assert_eq!(over.detect_local, DetectLocal::ClusterCidr(vec![("10.1.0.0".parse().unwrap(), 16)]));
+    let below = file("detectLocal: {mode: nodeCIDR}\n").unwrap();
+    let error = Config::resolve(flags.over(below), &machine()).unwrap_err();
+    assert_eq!(error.field, "detectLocal.clusterCIDRs");
 }
 
 #[test]
@@ -225,11 +258,14 @@ fn addresses_are_checked() {
         ("'::ffff:1.2.3.4'", "IPv4-mapped"),
         ("10.96.3.4", "Service CIDR"),
     ] {
-        assert_eq!(refused(&format!("snatAddresses: [{addr}]\n"), says), "snatAddresses[0]");
+        let lines = format!("returnPath: masquerade\nsnatAddresses: [{addr}]\n");
+        assert_eq!(refused(&lines, says), "snatAddresses[0]");
     }
     assert_eq!(refused("snatAddresses: [192.0.2.1, 192.0.2.2]\n", "second IPv4"), "snatAddresses[1]");
-    assert!(rules::needs_snat(&[]).unwrap_err().to_string().contains("--snat-address"));
-    assert!(rules::needs_snat(&["192.0.2.1".parse().unwrap()]).is_ok());
+    let none = rules::needs_snat(ReturnPath::Masquerade, &[]).unwrap_err();
+    assert!(none.to_string().contains("--snat-address"));
+    assert!(rules::needs_snat(ReturnPath::Masquerade, &["192.0.2.1".parse().unwrap()]).is_ok());
+    assert!(rules::needs_snat(ReturnPath::ConnMark, &[]).is_ok());
 }
 
 #[test]
@@ -247,18 +283,50 @@ fn service_cidrs_are_checked() {
     assert_eq!(refused("serviceCIDRs: [10.0.0.0/16, 10.0.0.0/16]\n", "twice"), "serviceCIDRs[1]");
     let many: Vec<_> = (0..17).map(|n| format!("10.{n}.0.0/16")).collect();
     assert_eq!(refused(&format!("serviceCIDRs: [{}]\n", many.join(", ")), "at most 16"), "serviceCIDRs");
-    let lame = "snatAddresses: [192.0.2.1]\nserviceCIDRs: ['fd00::/64']\n";
+    let lame = "returnPath: masquerade\nsnatAddresses: [192.0.2.1]\nserviceCIDRs: ['fd00::/64']\n";
     assert_eq!(refused(lame, "no IPv6 address"), "serviceCIDRs[0]");
 }
 
 #[test]
 fn default_service_cidrs_follow_the_snat_addresses() {
-    let nets = |snat: &str| config(&format!("snatAddresses: [{snat}]\n")).unwrap().service_cidrs.len();
+    let lines = |snat: &str| format!("returnPath: masquerade\nsnatAddresses: [{snat}]\n");
+    let nets = |snat: &str| config(&lines(snat)).unwrap().service_cidrs.len();
     assert_eq!((nets("192.0.2.1"), nets("'2001:db8::1'"), nets("192.0.2.1, '2001:db8::1'")), (1, 1, 2));
 }
 
 #[test]
-fn connmark_and_two_sources_are_refused() {
-    assert_eq!(refused("returnPath: connmark\n", "not available in this version"), "returnPath");
+fn the_return_path_follows_the_source() {
+    let path = |lines: &str| config(lines).unwrap().return_path;
+    assert_eq!(path("source: {kubernetes: {}}\n"), ReturnPath::ConnMark);
+    assert_eq!(path("source: {manifests: /m}\n"), ReturnPath::Masquerade);
+    assert_eq!(path("source: {manifests: /m}\nreturnPath: connmark\n"), ReturnPath::ConnMark);
+    assert_eq!(path("source: {kubernetes: {}}\nreturnPath: masquerade\n"), ReturnPath::Masquerade);
     assert_eq!(refused("source: {manifests: /m, kubernetes: {}}\n", "one of them"), "source");
+}
+
+#[test]
+fn with_connection_marks_snat_addresses_are_private_and_need_not_be_given() {
+    let snat = |lines: &str| config(lines).unwrap().snat;
+    let [v4, v6] = PRIVATE_SNAT;
+    assert_eq!(snat("returnPath: connmark\n"), [v4, v6]);
+    assert_eq!(snat("snatAddresses: ['fd01::9']\n"), ["fd01::9".parse().unwrap(), v4]);
+    assert_eq!(snat("snatAddresses: [169.254.9.9]\n")[0], "169.254.9.9".parse::<IpAddr>().unwrap());
+    assert!(snat("returnPath: masquerade\n").is_empty());
+    assert_eq!(refused("snatAddresses: [127.0.0.1]\n", "loopback"), "snatAddresses[0]");
+    assert_eq!(refused("snatAddresses: ['fe80::1']\n", "link-local"), "snatAddresses[0]");
+}
+
+#[test]
+fn marks_are_two_bits_that_kubernetes_leaves_alone() {
+    for (marks, field) in [
+        ("packet: 0x3000", "marks.packet"),
+        ("packet: 0", "marks.packet"),
+        ("original: 0x4000", "marks.original"),
+        ("packet: 0x8000", "marks.packet"),
+        ("packet: 0x2000", "marks.original"),
+    ] {
+        assert_eq!(refused(&format!("marks: {{{marks}}}\n"), "bit"), field);
+    }
+    let given = config("marks: {packet: 0x80000000}\n").unwrap().marks;
+    assert_eq!(given, Marks { packet: 0x8000_0000, original: 0x2000 });
 }

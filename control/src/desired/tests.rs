@@ -116,7 +116,12 @@ fn only_a_new_zone_of_our_own_node_is_news_and_its_absence_is_not() {
     desired.take_dirty();
     let node = |name: &str, zone: &str| {
         let zone = Some(zone.to_owned());
-        Event::Node(Box::new(Node { name: name.into(), zone, addresses: vec![ip("192.0.2.1")] }))
+        Event::Node(Box::new(Node {
+            name: name.into(),
+            zone,
+            addresses: vec![ip("192.0.2.1")],
+            ..Node::default()
+        }))
     };
     desired.apply(Event::Restart(Kind::Node));
     desired.apply(node(HERE, "a"));
@@ -199,7 +204,7 @@ proptest! {
                             services = list.iter().map(|&(n, vip)| (n, a_service(n, vip))).collect();
                             list.iter().for_each(|&(n, vip)| desired.apply(says(a_service(n, vip))));
                         }
-                        Kind::Slice | Kind::Node => {
+                        Kind::Slice | Kind::Node | Kind::ServiceCidr => {
                             slices = list.iter().map(|&(n, of)| (n, a_slice(n, of, of))).collect();
                             list.iter().for_each(|&(n, of)| desired.apply(says_slice(a_slice(n, of, of))));
                         }

@@ -17,6 +17,18 @@ pub fn parse(text: &str) -> Option<IpAddr> {
     Some(addr.to_canonical())
 }
 
+/// The prefix this text means: an address as [`parse`] takes it, and a length its family has. Host bits are cleared.
+#[must_use]
+pub fn parse_prefix(text: &str) -> Option<(IpAddr, u8)> {
+    let (addr, length) = text.split_once('/')?;
+    let parsed = parse(addr)?;
+    let digits = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
+    let length: u8 = if digits { length.parse().ok()? } else { return None };
+    // The length of a mapped address counts from another end.
+    let fits = parsed.is_ipv6() == addr.contains(':') && length <= if parsed.is_ipv4() { 32 } else { 128 };
+    fits.then(|| network((parsed, length)))
+}
+
 /// Is `addr` inside `network`/`prefix`? Host bits of `network` do not matter, and a prefix longer than the address is the
 /// address itself.
 #[must_use]
@@ -39,6 +51,21 @@ pub fn network((addr, prefix): (IpAddr, u8)) -> (IpAddr, u8) {
             (IpAddr::V6((v6.to_bits() & mask).into()), length)
         }
     }
+}
+
+/// The first and the last address of a prefix. A prefix longer than the address is the address itself.
+#[must_use]
+pub fn ends(prefix: (IpAddr, u8)) -> (IpAddr, IpAddr) {
+    let (first, length) = network(prefix);
+    let last = match first {
+        IpAddr::V4(v4) => {
+            IpAddr::V4((v4.to_bits() | u32::MAX.checked_shr(u32::from(length)).unwrap_or(0)).into())
+        }
+        IpAddr::V6(v6) => {
+            IpAddr::V6((v6.to_bits() | u128::MAX.checked_shr(u32::from(length)).unwrap_or(0)).into())
+        }
+    };
+    (first, last)
 }
 
 /// What kind of address this is, when no packet to it may ever cross a router.

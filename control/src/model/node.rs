@@ -1,4 +1,4 @@
-//! Our own Node: its zone and its addresses.
+//! Our own Node: its zone, its addresses and its pods' CIDRs.
 
 use k8s_openapi::api::core::v1 as api;
 
@@ -32,7 +32,20 @@ pub fn read(node: &api::Node) -> Reading<Node> {
         }
     }
     let zone = zone.filter(|zone| !zone.is_empty()).cloned();
-    report.reading(Some(Node { name, zone, addresses }))
+    let spec = node.spec.as_ref();
+    let given = spec.and_then(|spec| spec.pod_cidrs.as_deref()).unwrap_or_default();
+    let mut pod_cidrs = Vec::with_capacity(given.len());
+    for (index, text) in given.iter().enumerate() {
+        match ip::parse_prefix(text) {
+            Some(cidr) => pod_cidrs.push(cidr),
+            None => report.invalid(
+                format!("spec.podCIDRs[{index}]"),
+                format!("{text:?} is no CIDR; it is left out"),
+                "write an address and a prefix length, as 10.244.1.0/24",
+            ),
+        }
+    }
+    report.reading(Some(Node { name, zone, addresses, pod_cidrs }))
 }
 
 #[cfg(test)]
@@ -60,6 +73,19 @@ mod tests {
         );
         assert_eq!(reading.problems.len(), 1);
         assert_eq!(reading.problems[0].field, "status.addresses[4].address");
+    }
+
+    #[test]
+    fn pod_cidrs_are_read_in_order() {
+        let node = json!({
+            "metadata": {"name": "n1"},
+            "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:244:1::/64", "10.0.0.0/99"]},
+        });
+        let reading = read(&serde_json::from_value(node).unwrap());
+        let cidrs: Vec<_> =
+            reading.value.unwrap().pod_cidrs.iter().map(|(addr, len)| format!("{addr}/{len}")).collect();
+        assert_eq!(cidrs, ["10.244.1.0/24", "fd00:244:1::/64"]);
+        assert_eq!(reading.problems[0].field, "spec.podCIDRs[2]");
     }
 
     #[test]

@@ -12,15 +12,15 @@ use rtnetlink::packet_route::link::LinkMessage;
 
 use super::host::refused;
 use super::netlink::{Change, Netlink, is_absent};
-use super::plan::{self, OurRule, PROTOCOL, TABLE};
+use super::plan::{self, MARK_TABLE, OurRule, PROTOCOL, TABLE};
 use super::rt::Family;
-use super::{HostConfig, NodeError, device};
+use super::{HostConfig, NodeError, device, steer};
 
 /// Where an instance keeps its lock and its socket, and its flow table if nothing else is configured: `DEVICE.*`.
 const RUN_DIR: &str = "/run/tunway";
 
 /// Takes everything of ours away, also what an earlier process left: rule 110 first (no packet comes any more), then
-/// routes, the other rules, the firewall's accepts, the device with its address, and the files. Says what was
+/// routes, the nftables rules, the other rules, the firewall's accepts, the device with its address, and the files. Says what was
 /// removed; an empty list means there was nothing.
 ///
 /// # Errors
@@ -32,7 +32,11 @@ pub async fn cleanup(config: &HostConfig) -> Result<Vec<String>, NodeError> {
     let mut netlink = Netlink::open().map_err(refused("open a netlink socket"))?;
     let mut removed = Vec::new();
     remove_rule(&mut netlink, OurRule::Lookup, config, &mut removed)?;
-    remove_routes(&mut netlink, config, &mut removed)?;
+    for table in [TABLE, MARK_TABLE] {
+        remove_routes(&mut netlink, table, config, &mut removed)?;
+    }
+    removed.extend(steer::remove(&config.device)?);
+    remove_mark_rules(&mut netlink, config, &mut removed)?;
     for rule in [OurRule::Skip, OurRule::End] {
         remove_rule(&mut netlink, rule, config, &mut removed)?;
     }
@@ -98,17 +102,35 @@ fn remove_rule(
     Ok(())
 }
 
-fn remove_routes(
+/// Rule 105, with whatever bit it was made.
+fn remove_mark_rules(
     netlink: &mut Netlink,
     config: &HostConfig,
     removed: &mut Vec<String>,
 ) -> Result<(), NodeError> {
     for family in Family::ALL {
-        let routes = netlink.routes(family, TABLE).map_err(refused("read table 7701"))?;
+        let rules = netlink.rules(family).map_err(refused("read the rules"))?;
+        let mut marked: Vec<OurRule> = rules.iter().filter_map(OurRule::marked).collect();
+        while let Some(rule) = marked.pop() {
+            remove_rule(netlink, rule, config, removed)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_routes(
+    netlink: &mut Netlink,
+    table: u32,
+    config: &HostConfig,
+    removed: &mut Vec<String>,
+) -> Result<(), NodeError> {
+    for family in Family::ALL {
+        let routes = netlink.routes(family, table).map_err(refused(&format!("read table {table}")))?;
         let ours: Vec<_> = routes.into_iter().filter(|route| route.protocol == PROTOCOL).collect();
-        let changes: Vec<Change> = ours.iter().map(|route| plan::remove_route(route.destination)).collect();
+        let changes: Vec<Change> =
+            ours.iter().map(|route| plan::remove_route(route.destination, table)).collect();
         for (route, outcome) in ours.iter().zip(netlink.change_all(changes)) {
-            let text = plan::route_text(route.destination, &config.device);
+            let text = plan::route_text(route.destination, table, &config.device);
             if unless_absent(outcome).map_err(refused(&format!("remove {text}")))? {
                 removed.push(text);
             }

@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::rt::Family;
+use marks::MarkUse;
+
+pub(crate) mod marks;
 
 mod iptables;
 mod nft;
@@ -226,6 +229,23 @@ impl Firewall {
         Ok(found)
     }
 
+    /// Other people's rules that have to do with marks.
+    pub(crate) fn mark_uses(&self) -> Result<Vec<MarkUse>, FirewallError> {
+        let mut found = Vec::new();
+        for tool in &self.iptables {
+            found.extend(marks::of_iptables(&run(&tool.sibling("save"), &[""; 0], None)?, &tool.text()));
+        }
+        if let Some(nft) = &self.nft {
+            let is_known = |family: &str, table: &str| {
+                let of = |wanted| self.iptables.iter().any(|tool| !tool.legacy && tool.family == wanted);
+                matches!(table, "raw" | "mangle" | "nat" | "filter" | "security")
+                    && (family == "ip" && of(Family::V4) || family == "ip6" && of(Family::V6))
+            };
+            found.extend(marks::of_nft(&run(nft, &["-a", "-j", "list", "ruleset"], None)?, &is_known));
+        }
+        Ok(found)
+    }
+
     /// Removes them, each iptables table in one transaction. Says what it removed.
     pub(crate) fn remove_leftovers(&self, leftovers: &Leftovers) -> Result<Vec<String>, FirewallError> {
         let mut done = Vec::new();
@@ -333,7 +353,8 @@ fn is_legacy(program: &Path) -> bool {
     run(program, &["-V"], None).is_ok_and(|version| version.contains("legacy"))
 }
 
-fn find(program: &str) -> Option<PathBuf> {
+/// Where a program is.
+pub(super) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
     let usual = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
     let mut places = path.split(':').filter(|dir| !dir.is_empty()).chain(usual);
@@ -341,7 +362,11 @@ fn find(program: &str) -> Option<PathBuf> {
 }
 
 /// Runs a tool to its end and gives its output, or what it complained about.
-fn run(program: &Path, arguments: &[impl AsRef<str>], input: Option<&str>) -> Result<String, FirewallError> {
+pub(super) fn run(
+    program: &Path,
+    arguments: &[impl AsRef<str>],
+    input: Option<&str>,
+) -> Result<String, FirewallError> {
     let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
     let complain = |why: String| FirewallError {
         command: format!("{} {}", program.display(), arguments.join(" ")),

@@ -10,11 +10,13 @@ use tokio::time::{Instant, sleep_until};
 
 use super::firewall::Firewall;
 use super::netlink::{Change, Netlink, is_absent, is_present};
-use super::plan::{self, OurRule, TABLE, Way};
-use super::rt::{Family, Link, Rule};
+use super::plan::{self, MARK_TABLE, OurRule, RouteDiff, TABLE, Way};
+use super::rt::{Family, Link, Prefix, Rule};
+use super::steer::{self, Steer};
+use super::table::Inputs;
 use super::view::HostView;
-use super::watch::{Hint, Watch};
-use super::{HostConfig, NodeError, device, open_forward, snat_faults};
+use super::watch::{Hint, Interest, Watch};
+use super::{HostConfig, Marks, NodeError, device, open_forward, settings, snat_faults};
 
 /// The plan in place: watched and repaired.
 ///
@@ -25,6 +27,8 @@ pub struct Host {
     netlink: Netlink,
     watch: Watch,
     firewall: Option<Firewall>,
+    /// With connection marks.
+    steer: Option<Steer>,
     /// The virtual addresses to attract; `None` until the first time.
     vips: Option<BTreeSet<IpAddr>>,
     /// They were, the last time: nothing was refused.
@@ -42,8 +46,9 @@ pub struct Host {
 }
 
 impl Host {
-    /// Device settings, rules 200 and 100, the routes to the SNAT addresses; not yet rule 110. What an earlier
-    /// process left is taken over as it is. Idempotent.
+    /// Device settings, rules 200 and 100, the routes to the SNAT addresses; not yet rule 110. With connection marks
+    /// also connection tracking's settings, rule 105 with its table, and the nftables rules; without, what an earlier
+    /// process left of these goes. What else it left is taken over as it is. Idempotent.
     ///
     /// The device must exist. With `take_over`, what is left of kube-proxy is removed; with that or `forward_accept`, a
     /// firewall that drops forwarded packets is told to accept the device's.
@@ -52,7 +57,7 @@ impl Host {
     /// The device is missing, a SNAT address cannot work on this host, or the kernel refuses something.
     pub async fn install(config: HostConfig) -> Result<Self, NodeError> {
         let mut netlink = Netlink::open().map_err(refused("open a netlink socket"))?;
-        let watch = Watch::open(config.opens_forward()).map_err(refused("watch the host's routes"))?;
+        let watch = Watch::open(interest(&config)).map_err(refused("watch the host's routes"))?;
         let view = read(&mut netlink, &config, None)?;
         if let Some(fault) = snat_faults(&config, &view).into_iter().next() {
             return Err(fault);
@@ -61,12 +66,21 @@ impl Host {
             tracing::info!("this kernel does no IPv6: only IPv4 rules and routes are made");
         }
         let firewall = if config.opens_forward() { Some(open_forward(&config, &mut netlink)?) } else { None };
+        let steer = if config.connmark.is_some() {
+            Some(Steer::find().ok_or(NodeError::NoNft)?)
+        } else {
+            for gone in steer::remove(&config.device)? {
+                tracing::info!(gone, "left by a run with connection marks");
+            }
+            None
+        };
         let now = Instant::now();
         let mut host = Self {
             config,
             netlink,
             watch,
             firewall,
+            steer,
             vips: None,
             attracted: false,
             own: BTreeSet::new(),
@@ -113,6 +127,15 @@ impl Host {
             );
         }
         outcome
+    }
+
+    /// The Service CIDRs are now these: the next [`Host::attract`] routes them, and no others.
+    pub fn set_service_cidrs(&mut self, cidrs: &BTreeSet<(IpAddr, u8)>) {
+        let cidrs: Vec<_> = cidrs.iter().copied().collect();
+        if self.config.service_cidrs != cidrs {
+            self.config.service_cidrs = cidrs;
+            self.attracted = false;
+        }
     }
 
     /// Virtual addresses that this host has itself, and that therefore get no route.
@@ -178,18 +201,93 @@ impl Host {
                 outcome => work.note(fault.text(&device), outcome),
             }
         }
+        self.set_conntrack(&mut work);
+        let mut rules = Vec::new();
         for family in view.families() {
-            let rules = self.netlink.rules(family).map_err(refused("read the rules"))?;
+            let found = self.netlink.rules(family).map_err(refused("read the rules"))?;
             for rule in [OurRule::End, OurRule::Skip] {
-                self.ensure_rule(rule, family, &rules, &mut work);
+                self.ensure_rule(rule, family, &found, &mut work);
             }
-            let stale = self.add_routes(family, &view, &link, &mut work)?;
+            self.mark_replies(family, &found, &view, &link, &mut work)?;
+            rules.push((family, found));
+        }
+        self.steer_replies(&view, &mut work);
+        for (family, rules) in rules {
+            let wanted = plan::destinations(
+                family,
+                &self.config.snat,
+                &self.config.service_cidrs,
+                self.vips.as_ref(),
+                &view,
+            );
+            let stale = self.add_routes(TABLE, &wanted, family, &view, &link, &mut work)?;
             if self.vips.is_some() {
                 self.ensure_rule(OurRule::Lookup, family, &rules, &mut work);
                 self.change_all(stale, &mut work);
             }
         }
         Ok(work)
+    }
+
+    /// Table 7702, and the rule that sends marked packets there, or neither.
+    fn mark_replies(
+        &mut self,
+        family: Family,
+        rules: &[Rule],
+        view: &HostView,
+        link: &Link,
+        work: &mut Work,
+    ) -> Result<(), NodeError> {
+        let wanted = self.config.connmark.map(|marks| OurRule::Mark(marks.packet));
+        let everything = plan::mark_destination(family, wanted.is_some());
+        let stale_routes = self.add_routes(MARK_TABLE, &everything, family, view, link, work)?;
+        if let Some(rule) = wanted {
+            self.ensure_rule(rule, family, rules, work);
+        }
+        let device = self.config.device.clone();
+        let stale = rules.iter().filter_map(OurRule::marked).filter(|rule| Some(*rule) != wanted);
+        let stale =
+            stale.map(|rule| (format!("no {}", rule.text(family, &device)), rule.remove(family, &device)));
+        self.change_all(stale.chain(stale_routes).collect(), work);
+        Ok(())
+    }
+
+    /// The nftables rules, if anything they depend on has changed. That somebody else changed them is told by the
+    /// firewall's hints.
+    fn steer_replies(&mut self, view: &HostView, work: &mut Work) {
+        let (Some(steer), Some(marks)) = (&mut self.steer, self.config.connmark) else { return };
+        let inputs = inputs(&self.config, marks, view);
+        let bridged = !inputs.bridges.is_empty();
+        if !steer.is_for(&inputs) {
+            match steer.ensure(&inputs) {
+                Ok(done) => work.done.extend(done),
+                Err(error) => work.refused.push(("nft table".to_owned(), io::Error::other(error))),
+            }
+            // The first rule that asks for connection tracking may be what loads it.
+            self.set_conntrack(work);
+        }
+        let families = self.config.families().into_iter().filter(|_| bridged);
+        for setting in families.map(settings::bridges) {
+            if !setting.read().is_some_and(|value| setting.accepts(value)) {
+                work.refused.push((setting.text(), io::Error::other(setting.why)));
+            }
+        }
+    }
+
+    fn set_conntrack(&mut self, work: &mut Work) {
+        if self.config.connmark.is_none() {
+            return;
+        }
+        for setting in settings::conntrack(self.config.max_flows) {
+            if setting.read().is_none_or(|value| setting.accepts(value)) {
+                continue;
+            }
+            match setting.write() {
+                // Preflight says so, with the remedy: it is nothing this process could do again and again.
+                Err(error) => tracing::debug!(setting = setting.text(), %error, "left as it is"),
+                Ok(()) => work.done.push(setting.text()),
+            }
+        }
     }
 
     fn ensure_rule(&mut self, rule: OurRule, family: Family, rules: &[Rule], work: &mut Work) {
@@ -204,25 +302,22 @@ impl Host {
     /// Adds and corrects; gives back what is to be removed.
     fn add_routes(
         &mut self,
+        table: u32,
+        wanted: &BTreeSet<Prefix>,
         family: Family,
         view: &HostView,
         link: &Link,
         work: &mut Work,
     ) -> Result<Vec<(String, Change)>, NodeError> {
-        let config = &self.config;
-        let wanted =
-            plan::destinations(family, &config.snat, &config.service_cidrs, self.vips.as_ref(), view);
-        let way =
-            Way { source: view.node_address(family, &config.device), mtu: view.route_mtu(&config.device) };
-        let existing = self.netlink.routes(family, TABLE).map_err(refused("read table 7701"))?;
-        let diff = plan::diff(&existing, &wanted, way, link.index);
-        let text = |prefix| plan::route_text(prefix, &config.device);
-        let add = diff.add.iter().map(|route| (text(route.0), plan::add_route(*route, link.index))).collect();
-        let remove =
-            diff.remove.iter().map(|prefix| (format!("no {}", text(*prefix)), plan::remove_route(*prefix)));
-        let remove = remove.collect();
-        self.change_all(add, work);
-        Ok(remove)
+        let device = self.config.device.clone();
+        let way = Way { source: view.node_address(family, &device), mtu: view.route_mtu(&device) };
+        let existing = self.netlink.routes(family, table).map_err(refused(&format!("read table {table}")))?;
+        let RouteDiff { add, remove } = plan::diff(&existing, wanted, way, link.index);
+        let text = |prefix| plan::route_text(prefix, table, &device);
+        let add = add.into_iter().map(|route| (text(route.0), plan::add_route(route, table, link.index)));
+        self.change_all(add.collect(), work);
+        let remove = remove.into_iter();
+        Ok(remove.map(|to| (format!("no {}", text(to)), plan::remove_route(to, table))).collect())
     }
 
     fn change_all(&mut self, changes: Vec<(String, Change)>, work: &mut Work) {
@@ -233,11 +328,20 @@ impl Host {
     }
 
     fn mend_firewall(&mut self) -> Vec<String> {
-        let Some(firewall) = &self.firewall else { return Vec::new() };
-        firewall.accept_device().unwrap_or_else(|error| {
+        let mut done = Vec::new();
+        let mut said = None;
+        if let Some(firewall) = &self.firewall {
+            firewall
+                .accept_device()
+                .map_or_else(|error| said = Some(error), |accepted| done.extend(accepted));
+        }
+        if let Some(steer) = &mut self.steer {
+            steer.look().map_or_else(|error| said = Some(error), |written| done.extend(written));
+        }
+        if let Some(error) = said {
             self.complain(Some(error.to_string()));
-            Vec::new()
-        })
+        }
+        done
     }
 
     fn complain(&mut self, refused: Option<String>) {
@@ -270,6 +374,27 @@ impl Work {
             Some((what, source)) => Err(NodeError::Refused { doing: format!("set {what}"), source }),
             None => Ok(()),
         }
+    }
+}
+
+/// What the nftables rules are made from.
+pub(super) fn inputs(config: &HostConfig, marks: Marks, view: &HostView) -> Inputs {
+    let families = view.families().into_iter();
+    Inputs {
+        device: config.device.clone(),
+        marks,
+        snat: config.snat.clone(),
+        node: families.filter_map(|family| view.node_address(family, &config.device)).collect(),
+        bridges: view.bridges(),
+    }
+}
+
+/// Which firewall changes there is something to do about.
+fn interest(config: &HostConfig) -> Interest {
+    match (config.opens_forward(), config.connmark) {
+        (true, _) => Interest::Everything,
+        (false, Some(_)) => Interest::OurTables,
+        (false, None) => Interest::Nothing,
     }
 }
 

@@ -10,7 +10,9 @@ use super::netlink::Netlink;
 use super::plan::{MARK_TABLE, OurRule, PROTOCOL, TABLE, family_name};
 use super::rt::{Family, Link, Route, Rule};
 use super::view::ipv6_is_on;
-use super::{Finding, HostConfig, IPVS_DEVICE, NodeError, SNAT_REMEDY, host, snat_faults};
+use super::{Finding, HostConfig, IPVS_DEVICE, Marks, NodeError, SNAT_REMEDY, host, settings, snat_faults};
+
+mod connmark;
 
 /// Looks at capability, device node, sysctls, SNAT addresses, other people's rules and tables, FORWARD chains, and
 /// kube-proxy leftovers. Never changes anything.
@@ -28,7 +30,7 @@ pub async fn preflight(config: &HostConfig) -> Vec<Finding> {
         ));
     }
     findings.extend(sysctls(config, &|path| fs::read_to_string(format!("/proc/sys/{path}")).ok()));
-    match network(config) {
+    match network(config, capable) {
         Ok(more) => findings.extend(more),
         Err(error) => findings.push(Finding::fatal("rtnetlink", error.to_string(), "run as root")),
     }
@@ -75,7 +77,9 @@ fn sysctls(config: &HostConfig, read: &dyn Fn(&str) -> Option<String>) -> Vec<Fi
     {
         if families.contains(&family) && value(path) == Some(0) {
             let why = format!("is 0: this host does not forward {} packets", family_name(family));
-            findings.push(Finding::fatal(dotted(path), why, set(path, "1")));
+            // A cluster of one family has CIDRs of both by default, and its CNI turns on forwarding for one.
+            let other = config.connmark.is_some() && family == Family::V6 && families.contains(&Family::V4);
+            findings.push(Finding { fatal: !other, ..Finding::fatal(dotted(path), why, set(path, "1")) });
         }
     }
     for (family, code) in [(Family::V4, "ipv4"), (Family::V6, "ipv6")] {
@@ -91,22 +95,19 @@ fn sysctls(config: &HostConfig, read: &dyn Fn(&str) -> Option<String>) -> Vec<Fi
             }
         }
     }
-    // The file is there only when conntrack is loaded.
-    let path = "net/netfilter/nf_conntrack_max";
-    let needed = config.max_flows.saturating_mul(2);
-    if let Some(most) = value(path).filter(|most| *most != 0 && *most < needed) {
-        let why = format!(
-            "is {most}, and {} flows take {needed} entries where the kernel tracks connections: new ones would be \
-             dropped",
-            config.max_flows
-        );
-        findings.push(Finding::warning(dotted(path), why, set(path, &needed.to_string())));
+    // With connection marks this and more is looked at as a whole, and set where it can be.
+    let most = settings::conntrack(config.max_flows).into_iter().find(|setting| setting.limits());
+    if let Some(most) = most.filter(|_| config.connmark.is_none())
+        && let Some(now) = value(most.path).filter(|now| !most.accepts(*now))
+    {
+        let why = format!("is {now}: where the kernel tracks connections {}", most.why);
+        findings.push(Finding::warning(dotted(most.path), why, set(most.path, &most.value.to_string())));
     }
     findings
 }
 
 /// Everything rtnetlink knows.
-fn network(config: &HostConfig) -> Result<Vec<Finding>, NodeError> {
+fn network(config: &HostConfig, capable: bool) -> Result<Vec<Finding>, NodeError> {
     let mut netlink = Netlink::open().map_err(host::refused("open a netlink socket"))?;
     let view = host::read(&mut netlink, config, None)?;
     let mut findings: Vec<Finding> = snat_faults(config, &view).into_iter().filter_map(snat).collect();
@@ -121,11 +122,14 @@ fn network(config: &HostConfig) -> Result<Vec<Finding>, NodeError> {
     let device = view.link(&config.device).map(|link| link.index);
     for family in view.families() {
         let rules = netlink.rules(family).map_err(host::refused("read the rules"))?;
-        findings.extend(foreign_rules(&rules, &config.device));
+        findings.extend(foreign_rules(&rules, config));
         for table in [TABLE, MARK_TABLE] {
             let routes = netlink.routes(family, table).map_err(host::refused("read our tables"))?;
             findings.extend(foreign_routes(&routes, family, device));
         }
+    }
+    if let Some(marks) = config.connmark {
+        findings.extend(connmark::findings(config, marks, &view, capable));
     }
     if view.link(IPVS_DEVICE).is_some() {
         findings.push(leftover(
@@ -157,15 +161,18 @@ fn forwarding_off(link: &Link, config: &HostConfig) -> Option<Finding> {
     })
 }
 
-fn foreign_rules(rules: &[Rule], device: &str) -> Vec<Finding> {
-    let ours = [OurRule::Skip, OurRule::Lookup, OurRule::End];
+fn foreign_rules(rules: &[Rule], config: &HostConfig) -> Vec<Finding> {
+    let device = config.device.as_str();
+    let mut ours = vec![OurRule::Skip, OurRule::Lookup, OurRule::End];
+    ours.extend(config.connmark.map(|marks| OurRule::Mark(marks.packet)));
     let mut findings = Vec::new();
     for rule in rules {
         let family = rule.family.ip_option();
         let what = format!("ip {family} rule {}", rule.preference);
         let remedy = format!("ip {family} rule del preference {}", rule.preference);
         let is_ours = rule.protocol == PROTOCOL && ours.iter().any(|own| own.is(rule, device));
-        if is_ours {
+        // One left by a process with another return path or another bit: the start removes it.
+        if is_ours || OurRule::marked(rule).is_some() {
             continue;
         }
         if ours.iter().any(|own| own.preference() == rule.preference) {
@@ -178,27 +185,44 @@ fn foreign_rules(rules: &[Rule], device: &str) -> Vec<Finding> {
                     Finding::fatal(what, why, if whole { cleanup } else { remedy })
                 }
                 _ => {
-                    let why = "is somebody else's rule at a preference tunway needs (100, 110 and 200)";
+                    let why = "is somebody else's rule at a preference tunway needs (100, 105, 110 and 200)";
                     Finding::fatal(what, why, remedy)
                 }
             });
         } else if [TABLE, MARK_TABLE].contains(&rule.table) {
             let why = format!("looks up table {}, which tunway uses", rule.table);
             findings.push(Finding::fatal(what, why, remedy));
-        } else if let Some((mark, mask)) = rule.mark
-            && mask & (PACKET_BIT | CONNECTION_BIT) != 0
-            && mask != u32::MAX
-        {
-            let why = format!(
-                "selects by mark {mark:#x}/{mask:#x}, which overlaps tunway's bits {PACKET_BIT:#x} and \
-                 {CONNECTION_BIT:#x}"
-            );
-            let remedy =
-                "nothing to do as long as tunway marks no packets, and now it marks none (masquerade)";
-            findings.push(Finding::warning(what, why, remedy));
+        } else if let Some((mark, mask)) = rule.mark {
+            findings.extend(marked_rule((mark, mask), config, what, remedy));
         }
     }
     findings
+}
+
+/// Somebody else's rule that selects by a mark, if that is one of ours too.
+fn marked_rule(
+    (mark, mask): (u32, u32),
+    config: &HostConfig,
+    what: String,
+    remedy: String,
+) -> Option<Finding> {
+    let Marks { packet, original } = config.connmark.unwrap_or_default();
+    if config.connmark.is_some() {
+        // A rule that compares the whole mark has the bits of its value.
+        let bits = if mask == u32::MAX { mark } else { mask };
+        let why = format!(
+            "selects by mark {mark:#x}/{mask:#x}, which overlaps tunway's bit {packet:#x}: one takes the other's packets"
+        );
+        let remedy = format!("{remedy}; or choose another bit: marks: {{packet: …}}");
+        return (bits & packet != 0).then(|| Finding::fatal(what, why, remedy));
+    }
+    (mask & (packet | original) != 0 && mask != u32::MAX).then(|| {
+        let why = format!(
+            "selects by mark {mark:#x}/{mask:#x}, which overlaps tunway's bits {packet:#x} and {original:#x}"
+        );
+        let remedy = "nothing to do as long as tunway marks no packets, and now it marks none (masquerade)";
+        Finding::warning(what, why, remedy)
+    })
 }
 
 fn foreign_routes(routes: &[Route], family: Family, device: Option<u32>) -> Vec<Finding> {
@@ -210,7 +234,7 @@ fn foreign_routes(routes: &[Route], family: Family, device: Option<u32>) -> Vec<
         .map(|route| {
             let (family, table) = (family.ip_option(), route.table);
             let what = format!("ip {family} route {} table {table}", show(route));
-            if route.protocol == PROTOCOL && table == TABLE {
+            if route.protocol == PROTOCOL {
                 let why = "belongs to a tunway on another device: one host has one";
                 let remedy = format!(
                     "tunway cleanup --device NAME, as `ip {family} route show table {table}` names it"
@@ -294,10 +318,6 @@ fn set(path: &str, value: &str) -> String {
     format!("sysctl -w {}={value}", dotted(path))
 }
 
-/// The packet mark bit tunway keeps for itself.
-const PACKET_BIT: u32 = 0x1000;
-/// The connection mark bit tunway keeps for itself.
-const CONNECTION_BIT: u32 = 0x2000;
 /// Foreign routes named one by one.
 const MOST_ROUTES: usize = 5;
 

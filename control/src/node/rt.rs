@@ -37,6 +37,10 @@ pub(crate) struct Link {
     pub(crate) queue_length: u32,
     /// `IFLA_INFO_KIND`: "tun", "veth", …; empty for hardware.
     pub(crate) kind: String,
+    /// Its hardware address, lower case with colons; empty for a device without one of six bytes.
+    pub(crate) mac: String,
+    /// The bridge (or other device) it is a port of.
+    pub(crate) master: Option<u32>,
     /// IPv4 settings; `None` where the kernel keeps none.
     pub(crate) ipv4: Option<Ipv4Settings>,
     /// IPv6 settings; `None` where IPv6 is off.

@@ -21,6 +21,15 @@ pub(crate) struct HostView {
     pub(crate) ipv6: bool,
 }
 
+/// A bridge, and what hangs on it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Bridge {
+    pub(crate) name: String,
+    /// As nft writes it: lower case, colons.
+    pub(crate) mac: String,
+    pub(crate) ports: Vec<String>,
+}
+
 impl HostView {
     /// Reads it. `ours` are the prefixes we attract: no probe may fall into them.
     pub(crate) fn read(netlink: &mut Netlink, device: &str, ours: &[Prefix]) -> io::Result<Self> {
@@ -84,12 +93,29 @@ impl HostView {
         others.map(|link| link.mtu).max().unwrap_or(DEFAULT_MTU).clamp(IPV6_MIN_MTU, LARGEST_ROUTE_MTU)
     }
 
-    /// Why `address` cannot be a SNAT address on this host; `None` when it can.
+    /// The bridges of this host, by name, with the ports they have now.
+    pub(crate) fn bridges(&self) -> Vec<Bridge> {
+        let bridges = self.links.iter().filter(|link| link.kind == "bridge" && !link.mac.is_empty());
+        let mut bridges: Vec<Bridge> = bridges
+            .map(|bridge| {
+                let ports = self.links.iter().filter(|link| link.master == Some(bridge.index));
+                let mut ports: Vec<String> = ports.map(|link| link.name.clone()).collect();
+                ports.sort();
+                Bridge { name: bridge.name.clone(), mac: bridge.mac.clone(), ports }
+            })
+            .collect();
+        bridges.sort();
+        bridges
+    }
+
+    /// Why `address` cannot be a SNAT address on this host; `None` when it can. One that is `private` to this host
+    /// never reaches a wire, so nobody could ask for it there.
     pub(crate) fn snat_fault(
         &self,
         address: IpAddr,
         service_cidrs: &[Prefix],
         device: &str,
+        private: bool,
     ) -> Option<String> {
         let special = match address {
             IpAddr::V4(v4) => {
@@ -126,7 +152,7 @@ impl HostView {
         }
         let is_network = |own: &Address| own.prefix < Family::of(own.address).bits();
         if let Some(on) = find(&|own, name| {
-            name != device && is_network(own) && contains((own.address, own.prefix), address)
+            !private && name != device && is_network(own) && contains((own.address, own.prefix), address)
         }) {
             return Some(format!(
                 "is on-link behind {on}: neighbours would ask for it by ARP or ND and get no answer"
@@ -222,7 +248,7 @@ mod tests {
     fn snat_addresses_that_cannot_work_are_named() {
         let view = sample();
         let cidrs = [(ip("10.96.0.0"), 12), (ip("fd00:96::"), 108)];
-        let fault = |text: &str| view.snat_fault(ip(text), &cidrs, "tunway0").unwrap_or_default();
+        let fault = |text: &str| view.snat_fault(ip(text), &cidrs, "tunway0", false).unwrap_or_default();
         for (address, because) in [
             ("10.96.3.4", "Service CIDR 10.96.0.0/12"),
             ("fd00:96::9", "Service CIDR fd00:96::/108"),
@@ -244,6 +270,28 @@ mod tests {
         for fine in ["169.254.77.1", "10.200.0.1", "fd00:fffe:77::1"] {
             assert_eq!(fault(fine), "", "{fine}");
         }
+        let private = |text: &str| view.snat_fault(ip(text), &cidrs, "tunway0", true);
+        assert_eq!(private("10.0.0.77"), None, "no neighbour ever sees it");
+        assert!(private("10.0.0.5").is_some() && private("10.0.0.255").is_some());
+    }
+
+    #[test]
+    fn bridges_are_found_with_their_ports() {
+        let mut view = sample();
+        assert_eq!(view.bridges(), []);
+        let link = |index, name: &str, kind: &str, master| Link {
+            index,
+            name: name.into(),
+            kind: kind.into(),
+            mac: format!("02:00:00:00:00:0{index}"),
+            master,
+            ..Link::default()
+        };
+        view.links.extend([link(9, "docker0", "bridge", None), link(8, "cni0", "bridge", None)]);
+        view.links.extend([link(7, "vb", "veth", Some(8)), link(6, "va", "veth", Some(8))]);
+        let [cni, docker] = view.bridges().try_into().unwrap();
+        assert_eq!((cni.name.as_str(), cni.mac.as_str()), ("cni0", "02:00:00:00:00:08"));
+        assert_eq!((cni.ports, docker.ports), (vec!["va".into(), "vb".into()], vec![]));
     }
 
     fn sample() -> HostView {

@@ -15,6 +15,7 @@ use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 
 use super::netlink::messages;
 use super::plan::TABLE;
+use super::table::NAME;
 
 /// What may have changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,19 +26,33 @@ pub(crate) enum Hint {
     Firewall,
 }
 
+/// Which changes of firewall rules are worth a hint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Interest {
+    Nothing,
+    /// Those of the tables named as ours are.
+    OurTables,
+    Everything,
+}
+
 /// Subscriptions of the network namespace they were made in.
 pub(crate) struct Watch {
     network: TokioSocket,
     firewall: Option<TokioSocket>,
+    interest: Interest,
 }
 
 impl Watch {
     /// Subscribes. nftables' group is optional: a kernel without nftables has none.
-    pub(crate) fn open(firewall: bool) -> io::Result<Self> {
+    pub(crate) fn open(interest: Interest) -> io::Result<Self> {
         let network = subscribe(NETLINK_ROUTE, GROUPS.iter().map(|group| *group as u32))?;
-        let firewall =
-            if firewall { subscribe(NETLINK_NETFILTER, [NFNLGRP_NFTABLES].into_iter()).ok() } else { None };
-        Ok(Self { network, firewall })
+        let firewall = match interest {
+            Interest::Nothing => None,
+            Interest::OurTables | Interest::Everything => {
+                subscribe(NETLINK_NETFILTER, [NFNLGRP_NFTABLES].into_iter()).ok()
+            }
+        };
+        Ok(Self { network, firewall, interest })
     }
 
     /// Waits for the next hint. Cancel-safe: a hint is either returned or still waiting in the socket.
@@ -59,6 +74,7 @@ impl Watch {
             .await;
             match result {
                 Ok(()) if hint == Hint::Network && !concerns_us(&network) => {}
+                Ok(()) if hint == Hint::Firewall && !self.interest.is_in(&firewall) => {}
                 Ok(()) => return Ok(hint),
                 // Messages were lost: that is a change too.
                 Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => return Ok(hint),
@@ -68,13 +84,22 @@ impl Watch {
     }
 }
 
+impl Interest {
+    /// Every message about a table, or about anything in one, carries the table's name.
+    fn is_in(self, datagram: &[u8]) -> bool {
+        let name = [NAME.as_bytes(), &[0]].concat();
+        self == Self::Everything || datagram.windows(name.len()).any(|bytes| bytes == name)
+    }
+}
+
 impl std::fmt::Debug for Watch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Watch").field("firewall", &self.firewall.is_some()).finish_non_exhaustive()
     }
 }
 
-fn subscribe(protocol: isize, groups: impl Iterator<Item = u32>) -> io::Result<TokioSocket> {
+/// A socket that hears these multicast groups.
+pub(super) fn subscribe(protocol: isize, groups: impl Iterator<Item = u32>) -> io::Result<TokioSocket> {
     let mut socket = TokioSocket::new(protocol)?;
     let mask = groups.fold(0, |mask, group| mask | 1 << (group - 1));
     socket.socket_mut().bind(&SocketAddr::new(0, mask))?;

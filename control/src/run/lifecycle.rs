@@ -12,10 +12,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use dataplane::clock::Clock;
 use tokio::sync::mpsc::Receiver;
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::state::State;
-use crate::node::{Host, NodeError};
+use crate::node::{Host, NodeError, Surroundings};
 use crate::publish::Pacer;
 use crate::signal::Stop;
 use crate::socket::Ask;
@@ -32,6 +33,8 @@ const EVENTS_AT_ONCE: usize = 1024;
 
 /// What brings packets here. [`Host`] in earnest.
 pub trait Steering {
+    /// The Service CIDRs, for the next [`Steering::attract`].
+    fn set_service_cidrs(&mut self, cidrs: &BTreeSet<(IpAddr, u8)>);
     /// Routes for the Service CIDRs, and for exactly those of these addresses that lie outside them.
     fn attract(&mut self, vips: &BTreeSet<IpAddr>) -> impl Future<Output = Result<(), NodeError>>;
     /// Waits until something had to be put back, and says what. May be dropped at any time.
@@ -39,6 +42,10 @@ pub trait Steering {
 }
 
 impl Steering for Host {
+    fn set_service_cidrs(&mut self, cidrs: &BTreeSet<(IpAddr, u8)>) {
+        Self::set_service_cidrs(self, cidrs);
+    }
+
     async fn attract(&mut self, vips: &BTreeSet<IpAddr>) -> Result<(), NodeError> {
         Self::attract(self, vips).await
     }
@@ -53,6 +60,8 @@ impl Steering for Host {
 pub struct Lifecycle<S> {
     state: State,
     steering: S,
+    /// What this host is like, as it changes; none where that decides nothing.
+    here: Option<watch::Receiver<Surroundings>>,
     drain: Duration,
     pacer: Pacer,
     /// When the next publish is due.
@@ -74,6 +83,7 @@ impl<S: Steering> Lifecycle<S> {
         Self {
             state,
             steering,
+            here: None,
             drain,
             pacer: Pacer::new(PUBLISH_INTERVAL),
             publish_at: None,
@@ -83,6 +93,14 @@ impl<S: Steering> Lifecycle<S> {
             frontends_moved: true,
             routed: false,
         }
+    }
+
+    /// Follows what this host is like, from what it is now on.
+    #[must_use]
+    pub fn surrounded(mut self, mut here: watch::Receiver<Surroundings>) -> Self {
+        self.state.surround(here.borrow_and_update().clone());
+        self.here = Some(here);
+        self
     }
 
     /// The state, when the run is over.
@@ -116,6 +134,10 @@ impl<S: Steering> Lifecycle<S> {
                     let Some(event) = event else { bail!("the source of Services ended") };
                     self.take(event, &mut events).await?;
                 }
+                here = changed(&mut self.here) => {
+                    self.state.surround(here);
+                    self.publish_in_turn().await?;
+                }
                 Some(ask) = asks.recv() => {
                     // Whoever asked may have gone.
                     let _ = ask.answer.send(self.state.answer(&ask.query));
@@ -145,7 +167,7 @@ impl<S: Steering> Lifecycle<S> {
         let mut taken = 0;
         while let Some(event) = next.take().or_else(|| events.try_recv().ok()) {
             self.frontends_moved |= moves_frontends(&event);
-            told |= matches!(event, Event::Problems { .. });
+            told |= matches!(event, Event::Problems { .. } | Event::Done(_));
             taken += 1;
             // Lists that end together are one state: not one of them without the other.
             let ends_a_list = matches!(event, Event::Done(_));
@@ -157,6 +179,11 @@ impl<S: Steering> Lifecycle<S> {
         if told {
             self.state.tell_troubles();
         }
+        self.publish_in_turn().await
+    }
+
+    /// Publishes what is due: at once, or when it may.
+    async fn publish_in_turn(&mut self) -> anyhow::Result<()> {
         if !self.state.is_due() || self.publish_at.is_some() {
             return Ok(());
         }
@@ -192,6 +219,7 @@ impl<S: Steering> Lifecycle<S> {
 
     /// Makes the routes those of the published Services; the first time done, new flows are served.
     async fn route(&mut self) -> anyhow::Result<()> {
+        self.steering.set_service_cidrs(&self.state.service_cidrs());
         match self.steering.attract(self.state.desired().vips()).await {
             Ok(()) => {}
             // While it stops it is not ready any more, and what is served now must still drain.
@@ -247,6 +275,16 @@ async fn at(instant: Option<Instant>) {
     }
 }
 
+/// What this host is like, when that changes.
+async fn changed(here: &mut Option<watch::Receiver<Surroundings>>) -> Surroundings {
+    if let Some(here) = here
+        && here.changed().await.is_ok()
+    {
+        return here.borrow_and_update().clone();
+    }
+    pending().await
+}
+
 async fn repair<S: Steering>(
     steering: &mut S,
     not_before: Option<Instant>,
@@ -257,10 +295,14 @@ async fn repair<S: Steering>(
     steering.repair().await
 }
 
-/// The event may change which addresses are Service addresses.
+/// The event may change which addresses or prefixes are routed to the device.
 fn moves_frontends(event: &Event) -> bool {
     match event {
-        Event::Service(_) | Event::ServiceGone(_) | Event::Done(Kind::Service) => true,
+        Event::Service(_)
+        | Event::ServiceGone(_)
+        | Event::ServiceCidr(_)
+        | Event::ServiceCidrGone(_)
+        | Event::Done(Kind::Service | Kind::ServiceCidr) => true,
         Event::Restart(_)
         | Event::Slice(_)
         | Event::SliceGone(_)

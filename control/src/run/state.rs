@@ -1,6 +1,7 @@
 //! What the loop owns: the objects, the compiler, the plane, and what it can say about them.
 
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +14,13 @@ use crate::compile::Compiler;
 use crate::config::Config;
 use crate::desired::Desired;
 use crate::model::{ObjectKey, Problem};
-use crate::run::troubles::Troubles;
+use crate::node::Surroundings;
+use crate::run::fabric::Parts;
+use crate::run::troubles::{ByObject, Troubles};
 use crate::socket::wire::{
     self, Answer, Counters, Endpoint, Flow, Flows, Query, ServicePort, Services, Status,
 };
-use crate::source::Event;
+use crate::source::{Event, Kind};
 
 /// The world as objects, as compiled, and as served.
 #[derive(Debug)]
@@ -28,6 +31,9 @@ pub struct State {
     plane: Plane,
     desired: Desired,
     compiler: Compiler,
+    parts: Parts,
+    /// What keeps the first world back, by object.
+    waits: ByObject,
     world: Option<Arc<World>>,
     troubles: Troubles,
     retired: usize,
@@ -41,13 +47,15 @@ impl State {
     /// Nothing known yet; the plane serves known flows only.
     #[must_use]
     pub fn new(config: &Config, plane: Plane) -> Self {
-        Self {
+        let mut state = Self {
             device: config.device.clone(),
             node: config.node_name.clone(),
             workers: config.workers,
             plane,
             desired: Desired::new(&config.node_name),
             compiler: Compiler::new(config.fabric()),
+            parts: Parts::new(config),
+            waits: ByObject::new(),
             world: None,
             troubles: Troubles::default(),
             retired: 0,
@@ -55,7 +63,9 @@ impl State {
             source: "nothing heard yet".to_owned(),
             ready: false,
             stopping: false,
-        }
+        };
+        state.weave();
+        state
     }
 
     /// Takes one event of the source.
@@ -63,7 +73,30 @@ impl State {
         if let Event::Health { connected, detail } = &event {
             self.hear(*connected, detail);
         }
+        let bears_on_fabric = matches!(
+            event,
+            Event::Node(_)
+                | Event::ServiceCidr(_)
+                | Event::ServiceCidrGone(_)
+                | Event::Done(Kind::Node | Kind::ServiceCidr)
+        );
         self.desired.apply(event);
+        if bears_on_fabric {
+            self.weave();
+        }
+    }
+
+    /// This host is now so.
+    pub fn surround(&mut self, here: Surroundings) {
+        self.parts.surround(here);
+        self.weave();
+    }
+
+    /// Brings the fabric up to date with everything it is made of.
+    fn weave(&mut self) {
+        self.compiler.set_fabric(self.parts.fabric(&self.desired));
+        let waits = self.parts.waits_for(self.desired.node()).filter(|_| self.world.is_none());
+        self.waits = waits.into_iter().map(|problem| (problem.object.clone(), vec![problem])).collect();
     }
 
     fn hear(&mut self, connected: bool, detail: &str) {
@@ -89,7 +122,14 @@ impl State {
     /// There is something to publish: every kind was listed once, and something changed since the last time.
     #[must_use]
     pub fn is_due(&self) -> bool {
-        self.desired.ready() && (self.world.is_none() || self.desired.is_dirty())
+        let news = self.world.is_none() || self.desired.is_dirty() || self.compiler.has_new_fabric();
+        self.desired.ready() && self.waits.is_empty() && news
+    }
+
+    /// The Service CIDRs there are now, for routes.
+    #[must_use]
+    pub fn service_cidrs(&self) -> BTreeSet<(IpAddr, u8)> {
+        self.parts.service_cidrs(&self.desired)
     }
 
     /// Something was published.
@@ -121,7 +161,7 @@ impl State {
 
     /// Tells the log what is newly wrong, and what is no longer.
     pub fn tell_troubles(&mut self) {
-        self.troubles.update([self.desired.problems(), self.compiler.problems()]).log();
+        self.troubles.update([self.desired.problems(), self.compiler.problems(), &self.waits]).log();
     }
 
     /// The objects.
@@ -240,7 +280,7 @@ impl State {
     }
 
     /// The pods behind a Service's addresses, by the Service port's name.
-    fn targets(&self, name: &str) -> Vec<(std::net::IpAddr, String)> {
+    fn targets(&self, name: &str) -> Vec<(IpAddr, String)> {
         let Some((namespace, rest)) = name.split_once('/') else { return Vec::new() };
         let name = rest.split_once(':').map_or(rest, |(name, _)| name);
         let key = ObjectKey { namespace: namespace.to_owned(), name: name.to_owned() };

@@ -220,6 +220,7 @@ fn kind_of(path: &str) -> Option<Kind> {
         Some("services") => Some(Kind::Service),
         Some("endpointslices") => Some(Kind::Slice),
         Some("nodes") => Some(Kind::Node),
+        Some("servicecidrs") => Some(Kind::ServiceCidr),
         Some(_) | None => None,
     }
 }

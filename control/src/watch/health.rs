@@ -19,7 +19,7 @@ pub(super) struct Reporter(UnboundedReceiver<Report>);
 type Report = (Kind, Result<(), String>);
 
 /// All kinds that must be well for us to be well.
-const KINDS: [Kind; 3] = [Kind::Service, Kind::Slice, Kind::Node];
+const KINDS: [Kind; 4] = [Kind::Service, Kind::Slice, Kind::Node, Kind::ServiceCidr];
 
 /// An empty board and its reader. One entry is written per list, watch or failed attempt, so it stays short.
 pub(super) fn board() -> (Board, Reporter) {
@@ -134,6 +134,7 @@ mod tests {
         let mut state = State::default();
         assert_eq!(state.news(Kind::Service, Ok(())), None);
         assert_eq!(state.news(Kind::Slice, Ok(())), None);
+        assert_eq!(state.news(Kind::ServiceCidr, Ok(())), None);
         assert!(state.news(Kind::Node, Ok(())).is_some_and(|(connected, _)| connected));
         for kind in KINDS {
             assert_eq!(state.news(kind, Ok(())), None);
@@ -152,6 +153,7 @@ mod tests {
         assert!(!connected && what.contains("403 forbidden") && what.contains("refused"), "{what}");
         assert_eq!(state.news(Kind::Service, refused()), None);
         assert_eq!(state.news(Kind::Slice, Ok(())), None);
+        assert_eq!(state.news(Kind::ServiceCidr, Ok(())), None);
         assert!(
             state
                 .news(Kind::Service, Ok(()))

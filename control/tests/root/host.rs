@@ -53,6 +53,7 @@ pub(crate) fn enter_with_device() {
 pub(crate) fn config() -> HostConfig {
     HostConfig {
         device: "tunway0".into(),
+        connmark: None,
         snat: vec![addr("10.200.0.1"), addr("fd00:fffe:77::1")],
         service_cidrs: vec![(addr("10.96.0.0"), 12), (addr("fd00:96::"), 108)],
         take_over: false,

@@ -353,7 +353,11 @@ pub(crate) fn assert_valid(bytes: &[u8]) {
     if let Some(NetSlice::Ipv4(ip)) = &packet.net {
         assert_eq!(ip.header().header_checksum(), ip.header().to_header().calc_header_checksum());
     }
-    let l4 = &bytes[Layout::of(bytes).unwrap().l4_offset()..];
+    // What leaves may have a source that nothing that arrives may have.
+    let l4 = match bytes[0] >> 4 {
+        4 => &bytes[usize::from(bytes[0] & 0xf) * 4..],
+        _ => &bytes[Layout::of(bytes).unwrap().l4_offset()..],
+    };
     let (src, dst) = endpoints(bytes);
     let number = match packet.transport.unwrap() {
         TransportSlice::Tcp(_) => 6,

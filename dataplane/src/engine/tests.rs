@@ -2,6 +2,7 @@
 
 mod affinity;
 mod errors;
+mod kept;
 mod open;
 mod refuse;
 mod udp;

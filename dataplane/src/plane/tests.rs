@@ -12,7 +12,9 @@ use crate::io::{MemPeer, MemQueue};
 use crate::packet::frame::Batch;
 use crate::packet::tuple::Proto;
 use crate::packet::vnet::{VNET_LEN, VnetHdr};
-use crate::service::{Backend, Fabric, Policy, ReturnPath, Selector, Service, SnapshotBuilder, SvcPort};
+use crate::service::{
+    Backend, Fabric, Policy, ReturnPath, Selector, Service, SnapshotBuilder, Sticky, SvcPort,
+};
 use crate::stats::Counter;
 use crate::verdict::{DropReason, Verdict};
 
@@ -37,6 +39,10 @@ fn plane(workers: usize) -> (Plane, Vec<MemPeer>) {
 }
 
 fn ready() -> Arc<World> {
+    sticky(None)
+}
+
+fn sticky(seconds: Option<u32>) -> Arc<World> {
     let mut builder = SnapshotBuilder::new(Fabric {
         return_path: ReturnPath::Masquerade,
         snat: vec![Ipv4Addr::from(SNAT).into()],
@@ -63,7 +69,7 @@ fn ready() -> Arc<World> {
             local: Box::default(),
             backends: backends.into(),
             selector: Selector::Random,
-            affinity: None,
+            affinity: seconds.map(Sticky::new),
         });
     }
     Arc::new(World::Ready(builder.build().unwrap()))
@@ -130,6 +136,30 @@ fn a_flow_opened_through_one_queue_is_answered_through_another() {
     assert_eq!(settled(&plane, 3).get(Counter::Translated), 2);
     let each: Vec<_> = plane.worker_totals().iter().map(|t| t.get(Counter::Received)).collect();
     assert_eq!(each, [2, 1]);
+    plane.stop(LIMIT).unwrap();
+}
+
+#[test]
+fn clients_are_remembered_as_far_as_there_is_room_and_room_is_made() {
+    let (mut plane, peers) = plane(1);
+    plane.publish(sticky(Some(600)));
+    for n in 0..1_100_u16 {
+        let [high, low] = n.to_be_bytes();
+        peers[0].send(VnetHdr::default(), &udp(([10, 7, high, low], 1_024 + n), (VIP, SERVED)));
+        if n % 100 == 99 {
+            settled(&plane, u64::from(n) + 1);
+        }
+    }
+    let of_affinity = |plane: &Plane| {
+        let totals = plane.totals();
+        let counted = [Counter::AffinityRefused, Counter::AffinityEvicted].map(|c| totals.get(c));
+        (plane.affinity(), counted, totals.get(Counter::Translated))
+    };
+    assert_eq!(of_affinity(&plane), ([1_024, 1_024], [76, 0], 1_100));
+    plane.keep_house();
+    assert_eq!(of_affinity(&plane), ([768, 1_024], [76, 256], 1_100));
+    plane.keep_house();
+    assert_eq!(plane.affinity(), [768, 1_024], "that is enough");
     plane.stop(LIMIT).unwrap();
 }
 

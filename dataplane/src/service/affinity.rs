@@ -71,6 +71,8 @@ pub struct Seat {
     place: u32,
     since: u32,
     last: Tick,
+    /// The timeout when its last flow began: another one is for flows to come.
+    seconds: u32,
 }
 
 impl Seat {
@@ -78,6 +80,11 @@ impl Seat {
     #[must_use]
     pub const fn last(&self) -> Tick {
         self.last
+    }
+
+    /// This seat, if the client's last flow is not even younger: another worker's second may be ahead of ours.
+    pub(super) fn not_before(self, last: Tick) -> Self {
+        Self { last: if self.last.diff(last) < 0 { last } else { self.last }, ..self }
     }
 }
 
@@ -101,8 +108,9 @@ impl Service {
     /// The seat a client gets at this place of `backends`.
     pub(super) fn seat(&self, place: u32, now: Tick) -> Option<Seat> {
         let endpoint = self.backends.get(place as usize)?.id;
-        let since = *self.affinity.as_ref()?.since.get(place as usize)?;
-        Some(Seat { endpoint, place, since, last: now })
+        let sticky = self.affinity.as_ref()?;
+        let since = *sticky.since.get(place as usize)?;
+        Some(Seat { endpoint, place, since, last: now, seconds: sticky.seconds })
     }
 
     /// Where in `backends` the endpoint of a seat is; `None` when the seat's time is up, or its endpoint was out of
@@ -111,7 +119,7 @@ impl Service {
         let sticky = self.affinity.as_ref()?;
         let at = |place: u32| self.backends.get(place as usize).is_some_and(|b| b.id == seat.endpoint);
         // Both ends are cut to seconds: no client is forgotten early, and none is kept a whole second too long.
-        if now.age(seat.last) > sticky.seconds {
+        if now.age(seat.last) > seat.seconds {
             return None;
         }
         let place =
@@ -178,11 +186,15 @@ impl Affinity {
         self.seats.get(&Client { service, addr }).map(|seat| *seat)
     }
 
-    /// Remembers `new` of this client if `seen` is still what is remembered, or nothing is. Without room nothing is
-    /// remembered, which is counted.
+    /// Remembers `new` of this client if `seen` is what is remembered, or nothing is. Without room nothing is
+    /// remembered, which is counted. Only for a client nobody remembers it may allocate.
     ///
     /// # Errors
     /// Another worker was faster: what it remembered.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "`insert` overwrites what another worker wrote; these guards live as long as its own, and nothing but a comparison runs under them"
+    )]
     pub fn settle(
         &self,
         service: ServiceId,
@@ -191,14 +203,17 @@ impl Affinity {
         new: Seat,
     ) -> Result<(), Seat> {
         let client = Client { service, addr };
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "what `insert` does is too much, it overwrites; the guard ends with the match, nothing foreign runs under it"
-        )]
-        match self.seats.entry(client) {
-            Entry::Occupied(mut there) if seen == Some(*there.get()) => {
-                there.insert(new);
+        // `entry` makes room even for a key that is there.
+        if seen.is_some()
+            && let Some(mut there) = self.seats.get_mut(&client)
+        {
+            if seen != Some(*there) {
+                return Err(*there);
             }
+            *there = new;
+            return Ok(());
+        }
+        match self.seats.entry(client) {
             Entry::Occupied(there) => return Err(*there.get()),
             Entry::Vacant(free) => {
                 if self.admit(&client) {

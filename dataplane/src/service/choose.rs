@@ -73,13 +73,8 @@ fn settle<L: Live>(
         let remembered = seen.and_then(|seat| members.binary_search(&service.place_of(&seat, now)?).ok());
         let position = remembered.map_or_else(|| service.selector.pick(members.len(), live), Some)?;
         choice = Some((position, remembered.is_some()));
-        let mut seat = service.seat(*members.get(position)?, now)?;
-        if let (Some(_), Some(seen)) = (remembered, seen) {
-            // Another worker's second may be ahead of ours.
-            if now.diff(seen.last()) <= 0 {
-                seat = seen;
-            }
-        }
+        let last = seen.map_or(now, |seat| seat.last());
+        let seat = service.seat(*members.get(position)?, now)?.not_before(last);
         if seen == Some(seat) {
             break;
         }

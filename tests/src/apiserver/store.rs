@@ -15,10 +15,12 @@ pub enum Resource {
     EndpointSlices,
     /// `/api/v1/nodes`
     Nodes,
+    /// `/apis/networking.k8s.io/v1/servicecidrs`
+    ServiceCidrs,
 }
 
 impl Resource {
-    pub(super) const ALL: [Self; 3] = [Self::Services, Self::EndpointSlices, Self::Nodes];
+    pub(super) const ALL: [Self; 4] = [Self::Services, Self::EndpointSlices, Self::Nodes, Self::ServiceCidrs];
 
     /// As RBAC names it.
     #[must_use]
@@ -27,6 +29,7 @@ impl Resource {
             Self::Services => "services",
             Self::EndpointSlices => "endpointslices",
             Self::Nodes => "nodes",
+            Self::ServiceCidrs => "servicecidrs",
         }
     }
 
@@ -36,6 +39,7 @@ impl Resource {
         match self {
             Self::Services | Self::Nodes => "",
             Self::EndpointSlices => "discovery.k8s.io",
+            Self::ServiceCidrs => "networking.k8s.io",
         }
     }
 
@@ -44,6 +48,7 @@ impl Resource {
             Self::Services => "Service",
             Self::EndpointSlices => "EndpointSlice",
             Self::Nodes => "Node",
+            Self::ServiceCidrs => "ServiceCIDR",
         }
     }
 
@@ -51,11 +56,12 @@ impl Resource {
         match self {
             Self::Services | Self::Nodes => "v1",
             Self::EndpointSlices => "discovery.k8s.io/v1",
+            Self::ServiceCidrs => "networking.k8s.io/v1",
         }
     }
 
     pub(super) const fn namespaced(self) -> bool {
-        !matches!(self, Self::Nodes)
+        !matches!(self, Self::Nodes | Self::ServiceCidrs)
     }
 
     /// What a field selector may name.
@@ -64,6 +70,7 @@ impl Resource {
             Self::Services => &["metadata.name", "metadata.namespace", "spec.clusterIP", "spec.type"],
             Self::EndpointSlices => &["metadata.name", "metadata.namespace"],
             Self::Nodes => &["metadata.name", "metadata.namespace", "spec.unschedulable"],
+            Self::ServiceCidrs => &["metadata.name"],
         }
     }
 }

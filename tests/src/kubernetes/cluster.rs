@@ -25,8 +25,6 @@ mod dns;
 mod link;
 mod settle;
 
-pub(super) use link::snat;
-
 /// How long any part of the start may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 

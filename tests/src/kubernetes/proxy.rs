@@ -116,7 +116,7 @@ fn tunway(node: &Node, device: &str, kubeconfig: &Path) -> Value {
         "device": device,
         "nodeName": node.name,
         "serviceCIDRs": SERVICE_CIDRS,
-        "snatAddresses": super::cluster::snat(node),
+        "detectLocal": {"mode": "clusterCIDR", "clusterCIDRs": POD_CIDRS},
         "source": {"kubernetes": {"kubeconfig": kubeconfig}},
         // Several nodes share this machine's cores and memory.
         "workers": 2,

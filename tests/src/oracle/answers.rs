@@ -7,7 +7,7 @@ use dataplane::verdict::DropReason;
 
 use super::{Judgement, tuple};
 use crate::check::{L4, View, assert_valid};
-use crate::cluster::{Cluster, SNAT4, SNAT6, ip};
+use crate::cluster::Cluster;
 use crate::gateway::Outcome;
 use crate::packets::{Wire, flags};
 
@@ -17,6 +17,8 @@ pub(super) enum Place {
     LiveVip,
     Snat,
     Unallocated,
+    /// Nobody's to forward.
+    LinkLocal,
     Elsewhere,
 }
 
@@ -29,10 +31,12 @@ impl Place {
         };
         if cluster.services.values().any(|svc| svc.vip.ip() == addr) {
             Self::LiveVip
-        } else if addr == ip(SNAT4) || addr == ip(SNAT6) {
+        } else if cluster.sources.snat().contains(&addr) {
             Self::Snat
         } else if cluster.cidrs.iter().any(inside) {
             Self::Unallocated
+        } else if matches!(addr, IpAddr::V4(addr) if addr.is_link_local()) {
+            Self::LinkLocal
         } else {
             Self::Elsewhere
         }
@@ -44,6 +48,7 @@ impl Place {
             Self::LiveVip => refused(view, outcome),
             Self::Snat => same(outcome, &Outcome::Dropped(DropReason::NoFlow)),
             Self::Unallocated => same(outcome, &Outcome::Dropped(DropReason::UnallocatedVip)),
+            Self::LinkLocal => same(outcome, &Outcome::Dropped(DropReason::NotUnicast)),
             Self::Elsewhere => {
                 if matches!(outcome, Outcome::Passed(wire) if assert_valid(wire) == *view) {
                     Ok(())

@@ -9,6 +9,7 @@ use crate::packets::flags;
 #[derive(Clone, Debug)]
 pub(super) struct History {
     proto: Proto,
+    masquerade: bool,
     opened: Time,
     last: Time,
     replied: bool,
@@ -21,9 +22,10 @@ pub(super) struct History {
 }
 
 impl History {
-    pub(super) fn start(proto: Proto, seen: u8, now: Time) -> Self {
+    pub(super) fn start(proto: Proto, masquerade: bool, seen: u8, now: Time) -> Self {
         let mut history = Self {
             proto,
+            masquerade,
             opened: now,
             last: now,
             replied: false,
@@ -82,9 +84,11 @@ impl History {
         false
     }
 
-    /// Until when nobody else may have its reply tuple, once it is over: the server remembers it for a minute.
+    /// Until when nobody else may have its reply tuple, once it is over: the server remembers it for a minute. A
+    /// client's own address is its own business.
     pub(super) fn held_until(&self) -> Option<Time> {
-        (self.proto == Proto::Tcp && self.fin[1]).then(|| self.last.plus_nanos(60_000_000_000))
+        (self.masquerade && self.proto == Proto::Tcp && self.fin[1])
+            .then(|| self.last.plus_nanos(60_000_000_000))
     }
 
     /// The client's SYN may open the tuple anew.

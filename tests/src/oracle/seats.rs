@@ -11,20 +11,28 @@ use crate::cluster::{Cluster, Svc};
 /// Where clients of sticky service ports were last.
 #[derive(Debug, Default)]
 pub(super) struct Seats {
-    /// By service port and client. No endpoint: its flow was not opened, so nobody saw which one it was to get.
-    seats: BTreeMap<(u32, IpAddr), (Option<SocketAddr>, Time)>,
+    /// By service port and client.
+    seats: BTreeMap<(u32, IpAddr), Seat>,
     /// Flows that had to go where their client was, though others were eligible.
     pub(super) remembered: u64,
     /// Flows of clients whose time was up.
     pub(super) expired: u64,
 }
 
+/// No endpoint: its flow was not opened, so nobody saw which one it was to get.
+#[derive(Clone, Copy, Debug)]
+struct Seat {
+    at: Option<SocketAddr>,
+    last: Time,
+    seconds: u32,
+}
+
 impl Seats {
     /// The world was replaced: who was at an endpoint that is not usable in it was never there, even if it comes back.
     pub(super) fn published(&mut self, cluster: &Cluster) {
-        self.seats.retain(|(service, _), (at, _)| {
+        self.seats.retain(|(service, _), seat| {
             let sticky = cluster.services.get(service).filter(|svc| svc.affinity.is_some());
-            sticky.is_some_and(|svc| at.is_none_or(|at| svc.usable().any(|one| one == at)))
+            sticky.is_some_and(|svc| seat.at.is_none_or(|at| svc.usable().any(|one| one == at)))
         });
     }
 
@@ -36,9 +44,9 @@ impl Seats {
         let Some(seconds) = svc.affinity else { return Ok(()) };
         let key = (svc.id.0, client);
         let seat = self.seats.get(&key).copied();
-        let fresh = seat.filter(|(_, last)| second(now) - second(*last) <= u64::from(seconds));
+        let fresh = seat.filter(|seat| second(now) - second(seat.last) <= u64::from(seat.seconds));
         self.expired += u64::from(seat.is_some() && fresh.is_none());
-        let must = fresh.and_then(|(at, _)| at);
+        let must = fresh.and_then(|seat| seat.at);
         match (must, to) {
             (Some(must), Some(to)) if must != to => {
                 return Err(format!("{client} was at {must}, but goes to {to}"));
@@ -46,7 +54,7 @@ impl Seats {
             (Some(_), Some(_)) => self.remembered += u64::from(svc.usable().count() > 1),
             (Some(_) | None, None) | (None, Some(_)) => {}
         }
-        self.seats.insert(key, (to.or(must), now));
+        self.seats.insert(key, Seat { at: to.or(must), last: now, seconds });
         Ok(())
     }
 }

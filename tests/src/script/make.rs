@@ -5,12 +5,40 @@ use std::net::SocketAddr;
 use dataplane::packet::tuple::Proto;
 
 use super::Segment;
-use crate::cluster::addr;
+use crate::cluster::{Sources, addr, ip};
 use crate::packets::{self, IcmpError, Offload, Spec, Wire, flags, icmp_error, tcp, udp};
 
-pub(super) fn client_addr(v6: bool, client: u8, port: u16) -> SocketAddr {
+/// Three hosts outside, or with sources that are kept also a pod, an endpoint, and two addresses of the host, of
+/// which the last is an endpoint too.
+pub(super) fn client_addr(v6: bool, client: u8, port: u16, kept: bool) -> SocketAddr {
+    const AT_HOME: [[&str; 2]; 4] = [
+        ["10.244.1.9", "fd24::1:9"],
+        ["10.244.1.1", "fd24::1:1"],
+        [HOSTS[0], HOSTS[1]],
+        [HOSTS[2], HOSTS[3]],
+    ];
+    if kept && client >= 2 {
+        return SocketAddr::new(ip(AT_HOME[usize::from(client - 2) % 4][usize::from(v6)]), port);
+    }
     let host = client % 3 + 1;
     if v6 { addr(&format!("[fd01::{host}]:{port}")) } else { addr(&format!("10.1.0.{host}:{port}")) }
+}
+
+/// This host's addresses; the last two are endpoints inside the pods' prefixes, as a bridge's address is.
+const HOSTS: [&str; 4] = ["192.168.77.1", "fd00:77::1", "10.244.2.1", "fd24::1:2"];
+
+/// Whose address endpoints see in a story.
+pub(super) fn sources(which: u8) -> Sources {
+    let pods = |text: &str, len| (ip(text), len);
+    let both = vec![pods("10.244.0.0", 16), pods("fd24::", 64)];
+    let hosts = HOSTS.map(ip).to_vec();
+    match which {
+        0 => Sources::Masqueraded,
+        1 => Sources::Kept { all: false, pods: both, hosts },
+        // One family has no detector.
+        2 => Sources::Kept { all: false, pods: vec![pods("fd24::", 64)], hosts },
+        _ => Sources::Kept { all: true, pods: Vec::new(), hosts },
+    }
 }
 
 pub(super) fn plain(proto: Proto, src: SocketAddr, dst: SocketAddr, segment: Segment) -> Spec {
@@ -59,7 +87,7 @@ pub(super) fn stranger(which: u8) -> Wire {
     let t = |src: &str, dst: &str, flags| tcp(addr(src), addr(dst), flags).payload(*b"x").wire();
     let u = |src: &str, dst: &str| udp(addr(src), addr(dst)).payload(*b"x").wire();
     let echo = |src: &str, dst: &str| Wire::plain(packets::echo(addr(src).ip(), addr(dst).ip()));
-    match which % 14 {
+    match which % 17 {
         0 => t("10.1.0.1:40000", "10.96.0.10:81", flags::SYN),
         1 => t("10.1.0.1:40000", "10.96.0.77:80", flags::SYN),
         2 => t("10.1.0.1:40000", "192.0.2.7:80", flags::ACK),
@@ -73,6 +101,9 @@ pub(super) fn stranger(which: u8) -> Wire {
         10 => echo("10.1.0.1:0", "10.96.0.77:0"),
         11 => echo("10.1.0.1:0", "192.0.2.7:0"),
         12 => t("10.96.0.10:80", "10.96.0.10:80", flags::SYN),
+        13 => t("10.244.1.1:8080", "169.254.77.1:7", flags::ACK),
+        14 => u("10.1.0.1:40000", "169.254.3.4:80"),
+        15 => echo("10.1.0.1:0", "169.254.3.4:0"),
         _ => t("10.1.0.1:40000", "10.96.0.10:80", flags::SYN | flags::ACK),
     }
 }

@@ -222,8 +222,8 @@ fn addresses(list: &mut List) {
         Martian,
         &tcp(client6(), addr("[::1]:80"), flags::SYN).wire(),
     );
-    for dst in ["224.0.0.251:5353", "239.1.2.3:80", "255.255.255.255:67", "169.254.3.4:80"] {
-        list.wire("IPv4 multicast, broadcast, link-local", NotUnicast, &udp(client4(), addr(dst)).wire());
+    for dst in ["224.0.0.251:5353", "239.1.2.3:80", "255.255.255.255:67"] {
+        list.wire("IPv4 multicast, broadcast", NotUnicast, &udp(client4(), addr(dst)).wire());
     }
     for dst in ["[ff02::fb]:5353", "[ff05::1]:80", "[fe80::1]:80"] {
         list.wire("IPv6 multicast, link-local", NotUnicast, &udp(client6(), addr(dst)).wire());

@@ -13,13 +13,18 @@ pub fn script(length: usize) -> impl Strategy<Value = Script> {
         if seed % 8 != 0 {
             steps.insert(0, Step::Ready(true));
         }
-        Script { workers, small: seed % 16 == 1, seed, steps }
+        // Half of them keep clients' addresses, by one rule or another.
+        let sources = [0, 1, 0, 2, 0, 1, 0, 3][usize::from((seed >> 8).to_le_bytes()[0] % 8)];
+        Script { workers, small: seed % 16 == 1, sources, seed, steps }
     })
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let worker = 0_u8..3;
-    let client = (worker.clone(), 0_u8..3, 0_u8..5, 0_u8..8, segment(opening())).prop_map(
+    // Few ports of each client, so that they clash.
+    let port = prop_oneof![2 => Just(0_u8), 1 => 0_u8..5];
+    let service = prop_oneof![2 => 0_u8..8, 1 => 0_u8..2];
+    let client = (worker.clone(), 0_u8..6, port, service, segment(opening())).prop_map(
         |(worker, client, port, service, segment)| Step::Client { worker, client, port, service, segment },
     );
     let known = (worker.clone(), any::<u16>(), any::<bool>(), segment(any_flags()))
@@ -45,7 +50,7 @@ fn step() -> impl Strategy<Value = Step> {
                 forged,
                 quoted,
             });
-    let stranger = (worker.clone(), 0_u8..14).prop_map(|(worker, which)| Step::Stranger { worker, which });
+    let stranger = (worker.clone(), 0_u8..17).prop_map(|(worker, which)| Step::Stranger { worker, which });
     let malformed = (worker, any::<u8>()).prop_map(|(worker, which)| Step::Malformed { worker, which });
     let change = (0_u8..8, 0_u8..3, change()).prop_map(|(service, endpoint, change)| Step::Change {
         service,

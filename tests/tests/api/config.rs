@@ -78,7 +78,7 @@ async fn a_context_can_be_chosen() {
 #[test]
 fn the_cluster_role_names_only_what_is_read() {
     let permissions = rbac::allowed();
-    assert_eq!(permissions.len(), 6);
+    assert_eq!(permissions.len(), 8);
     assert!(permissions.iter().all(|permission| ["list", "watch"].contains(&permission.verb.as_str())));
 }
 

@@ -29,10 +29,11 @@ async fn an_expired_version_means_a_new_list_and_never_an_empty_world() {
     story.api.expire_watches();
     story.api.put_service(service("new", 3));
     assert!(story.api.delete(Resource::Services, "default", "old"));
-    let right =
-        |story: &Story| story.services() == ["default/new", "default/web"] && story.api.open_watches() == 3;
+    let right = |story: &Story| {
+        story.services() == ["default/new", "default/web"] && story.api.open_watches() == WATCHES
+    };
     story.until("the new list is in force", right).await;
-    assert_eq!(story.lists(), 3, "{}", story.told());
+    assert_eq!(story.lists(), WATCHES, "{}", story.told());
     assert!(story.services_seen.iter().all(|count| *count >= 2), "{:?}", story.services_seen);
     assert_eq!(story.health.len(), 1, "an expired version is nothing to tell: {:?}", story.health);
 }
@@ -44,7 +45,8 @@ async fn a_cut_connection_is_resumed_where_it_was() {
     for round in 0..3 {
         story.api.cut_watches();
         story.api.put_service(service(&format!("s{round}"), 10 + round));
-        let there = |story: &Story| story.services().len() == round + 2 && story.api.open_watches() == 3;
+        let there =
+            |story: &Story| story.services().len() == round + 2 && story.api.open_watches() == WATCHES;
         story.until("the change made meanwhile is there", there).await;
     }
     assert_eq!(story.lists(), 0, "no list is needed: {}", story.told());
@@ -69,7 +71,7 @@ async fn a_deletion_during_an_outage_is_seen_by_a_new_list() {
     story.api.forget_requests();
     story.api.restart();
     after_outage(&mut story).await;
-    assert_eq!(story.lists(), 3, "versions are forgotten: {}", story.told());
+    assert_eq!(story.lists(), WATCHES, "versions are forgotten: {}", story.told());
 }
 
 /// The server goes away, and meanwhile `web` is replaced by `db`.
@@ -138,7 +140,7 @@ async fn watches_that_end_in_time_are_renewed_silently() {
     story.until("renewed ten times", renewed).await;
     story.api.put_service(service("db", 2));
     story.until("a change arrives", |story| story.services().len() == 2).await;
-    assert_eq!((story.lists(), story.health.len()), (3, 1), "{}", story.told());
+    assert_eq!((story.lists(), story.health.len()), (WATCHES, 1), "{}", story.told());
 }
 
 #[tokio::test]
@@ -149,7 +151,7 @@ async fn a_server_that_will_not_resume_is_listed_anew() {
         story.api.forget_requests();
         story.api.fail_next(3, Fault::Status(code));
         story.api.end_watches();
-        let relisted = |story: &Story| story.lists() == 3 && story.well();
+        let relisted = |story: &Story| story.lists() == WATCHES && story.well();
         story.until("everything is listed anew", relisted).await;
         story.api.put_service(service("db", 2));
         story.until("a change arrives", |story| story.services().len() == 2).await;

@@ -72,16 +72,24 @@ async fn the_selectors_are_kube_proxy_s_and_select() {
 async fn verbs_and_paths_are_what_the_cluster_role_allows() {
     let mut story = Story::ready(small().await).await;
     story.api.expire_watches();
-    let relisted = |story: &Story| story.lists() == 6 && story.api.open_watches() == 3;
+    let relisted = |story: &Story| story.lists() == 2 * WATCHES && story.api.open_watches() == WATCHES;
     story.until("everything is listed anew", relisted).await;
     let requests = story.api.requests();
     let paths: std::collections::BTreeSet<&str> =
         requests.iter().map(|request| request.path.as_str()).collect();
     let paths: Vec<&str> = paths.into_iter().collect();
-    assert_eq!(paths, ["/api/v1/nodes", "/api/v1/services", "/apis/discovery.k8s.io/v1/endpointslices"]);
+    assert_eq!(
+        paths,
+        [
+            "/api/v1/nodes",
+            "/api/v1/services",
+            "/apis/discovery.k8s.io/v1/endpointslices",
+            "/apis/networking.k8s.io/v1/servicecidrs"
+        ]
+    );
     assert_eq!(rbac::used(&requests), rbac::allowed());
     // And nothing asks for more than a minute of silence at once.
-    for resource in [Resource::Services, Resource::EndpointSlices, Resource::Nodes] {
+    for resource in [Resource::Services, Resource::EndpointSlices, Resource::Nodes, Resource::ServiceCidrs] {
         let asked = story.asked("watch", resource, &["timeoutSeconds", "allowWatchBookmarks"]);
         assert!(asked.iter().all(|query| query[0] == "60" && query[1] == "true"), "{asked:?}");
     }

@@ -18,7 +18,20 @@ enum Step {
     SliceGone(u8),
     Zone(bool),
     Relist(Vec<Service>, Vec<Slice>),
+    Fabric(u8),
     Compile,
+}
+
+/// Fabrics that refuse now these, now those of [`ADDRS`].
+fn any_fabric(which: u8) -> Fabric {
+    let cidr = |addr: &str, len| (ip(addr), len);
+    match which {
+        0 => fabric(),
+        1 => Fabric { masquerade_all: true, ..fabric() },
+        2 => Fabric { service_cidrs: vec![cidr("10.96.0.0", 16), cidr("10.1.0.2", 32)], ..fabric() },
+        3 => Fabric { service_cidrs: vec![cidr("10.1.0.0", 16), cidr("fd00::", 64)], ..fabric() },
+        _ => Fabric { snat: vec![ip("198.51.100.2")], ..fabric() },
+    }
 }
 
 fn any_service() -> impl Strategy<Value = Service> {
@@ -79,6 +92,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (0_u8..4).prop_map(Step::SliceGone),
         1 => any::<bool>().prop_map(Step::Zone),
         1 => (services, prop::collection::vec(any_slice(), 0..4)).prop_map(|(a, b)| Step::Relist(a, b)),
+        1 => (0_u8..5).prop_map(Step::Fabric),
         5 => Just(Step::Compile),
     ]
 }
@@ -91,7 +105,7 @@ fn apply(desired: &mut Desired, step: Step) {
         Step::SliceGone(name) => desired.apply(Event::SliceGone(key(&format!("e{name}")))),
         Step::Zone(on) => {
             let zone = on.then(|| "a".to_owned());
-            desired.apply(Event::Node(Box::new(Node { name: HERE.into(), zone, addresses: Vec::new() })));
+            desired.apply(Event::Node(Box::new(Node { name: HERE.into(), zone, ..Node::default() })));
         }
         Step::Relist(services, slices) => {
             desired.apply(Event::Restart(Kind::Service));
@@ -101,7 +115,7 @@ fn apply(desired: &mut Desired, step: Step) {
             slices.into_iter().for_each(|slice| desired.apply(says_slice(slice)));
             desired.apply(Event::Done(Kind::Slice));
         }
-        Step::Compile => {}
+        Step::Fabric(_) | Step::Compile => {}
     }
 }
 
@@ -118,10 +132,11 @@ fn plain(world: &Snapshot) -> Plain {
     world.services().map(bare).collect()
 }
 
-fn from_scratch(desired: &Desired) -> (Plain, BTreeMap<String, Vec<Problem>>) {
+fn from_scratch(desired: &Desired, fabric: &Fabric) -> (Plain, BTreeMap<String, Vec<Problem>>) {
     let services: Vec<_> = desired.services().values().cloned().collect();
     let slices: Vec<_> = services.iter().flat_map(|s| desired.slices(&s.key)).cloned().collect();
     let mut fresh = Bench::new(&services, &slices);
+    fresh.compiler.set_fabric(fabric.clone());
     fresh.desired.apply(Event::Node(Box::new(desired.node().clone())));
     (plain(&fresh.next()), fresh.compiler.problems().clone())
 }
@@ -132,8 +147,13 @@ proptest! {
     fn steps_lead_where_one_leap_leads(steps in prop::collection::vec(any_step(), 0..40)) {
         let mut bench = Bench::new(&[], &[]);
         let mut world = bench.next();
+        let mut fabric = fabric();
         for step in steps.into_iter().chain([Step::Compile]) {
             let compiles = matches!(step, Step::Compile);
+            if let Step::Fabric(which) = step {
+                fabric = any_fabric(which);
+                bench.compiler.set_fabric(fabric.clone());
+            }
             apply(&mut bench.desired, step);
             if !compiles {
                 continue;
@@ -143,7 +163,8 @@ proptest! {
                 world = snapshot(&next);
                 prop_assert_eq!(world.generation(), before.generation() + 1);
             }
-            let (expected, problems) = from_scratch(&bench.desired);
+            let (expected, problems) = from_scratch(&bench.desired, &fabric);
+            prop_assert_eq!(world.fabric(), &fabric);
             prop_assert_eq!(plain(&world), expected);
             prop_assert_eq!(bench.compiler.problems(), &problems);
             for service in world.services() {

@@ -80,13 +80,14 @@ pub(super) fn accept_rule(device: &str, input: bool) -> String {
 }
 
 /// The bodies of all objects of a kind.
-fn objects(json: &str, kind: &str) -> Vec<Value> {
+pub(super) fn objects(json: &str, kind: &str) -> Vec<Value> {
     let parsed: Value = serde_json::from_str(json).unwrap_or_default();
     let list = parsed.get("nftables").and_then(Value::as_array);
     list.into_iter().flatten().filter_map(|object| object.get(kind)).cloned().collect()
 }
 
-fn text(object: &Value, key: &str) -> String {
+/// A field that is text; empty when it is not.
+pub(super) fn text(object: &Value, key: &str) -> String {
     object.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 

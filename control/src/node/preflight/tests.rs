@@ -75,7 +75,7 @@ fn rules_in_our_places_are_fatal_and_overlapping_marks_a_warning() {
         protocol: PROTOCOL,
         selective: false,
     };
-    let judge = |rule: &Rule| foreign_rules(std::slice::from_ref(rule), "tunway0");
+    let judge = |rule: &Rule| foreign_rules(std::slice::from_ref(rule), &config());
     assert_eq!(judge(&rule), [], "our own, left by an earlier process");
 
     let other = judge(&Rule { input: Some("tunway1".into()), ..rule.clone() });
@@ -95,6 +95,53 @@ fn rules_in_our_places_are_fatal_and_overlapping_marks_a_warning() {
     let marked = |mark, mask| judge(&Rule { preference: 7, mark: Some((mark, mask)), ..plain.clone() });
     assert!(!marked(0x3000, 0xff00)[0].fatal && marked(0x3000, 0xff00)[0].why.contains("0x3000/0xff00"));
     assert_eq!(marked(0x4000, 0x4000), [], "Kubernetes' own bit");
+}
+
+#[test]
+fn with_connection_marks_a_rule_on_our_bit_is_fatal() {
+    let connmark = HostConfig { connmark: Some(Marks::default()), ..config() };
+    let rule = Rule {
+        family: Family::V4,
+        preference: 7,
+        action: RuleAction::ToTable,
+        table: 42,
+        goto: None,
+        input: None,
+        mark: None,
+        protocol: 3,
+        selective: false,
+    };
+    let judge = |rule: Rule| foreign_rules(std::slice::from_ref(&rule), &connmark);
+    let marked = |mark, mask| judge(Rule { mark: Some((mark, mask)), ..rule.clone() });
+    for (mark, mask) in [(0x1000, 0x1000), (0, 0xf000), (0x1005, u32::MAX)] {
+        let found = marked(mark, mask);
+        assert!(
+            found[0].fatal && found[0].remedy.contains("marks: {packet"),
+            "{mark:#x}/{mask:#x}: {found:?}"
+        );
+    }
+    // portmap's bit is one of packets, ours of that number one of connections.
+    for (mark, mask) in [(0x2000, 0x2000), (0x4000, 0xc000), (0x5, u32::MAX), (0xff00_0000, 0xffff_0000)] {
+        assert_eq!(marked(mark, mask), [], "{mark:#x}/{mask:#x}");
+    }
+    let at = |preference, protocol| Rule {
+        preference,
+        protocol,
+        table: MARK_TABLE,
+        mark: Some((0x40, 0x40)),
+        ..rule.clone()
+    };
+    assert_eq!(judge(at(105, PROTOCOL)), [], "left by a process with another bit");
+    assert!(judge(at(105, 3))[0].fatal && judge(at(104, PROTOCOL))[0].fatal);
+}
+
+#[test]
+fn a_cluster_of_one_family_need_not_forward_the_other() {
+    let connmark = HostConfig { connmark: Some(Marks::default()), ..config() };
+    let found = sysctls(&connmark, &|path| (path == "net/ipv6/conf/all/forwarding").then(|| "0".to_owned()));
+    assert_eq!(found.iter().map(|finding| finding.fatal).collect::<Vec<_>>(), [false]);
+    let found = sysctls(&connmark, &|path| (path == "net/ipv4/ip_forward").then(|| "0".to_owned()));
+    assert!(found[0].fatal);
 }
 
 #[test]
@@ -129,6 +176,7 @@ fn a_sysctl_of_a_device_with_a_dot_is_written_as_sysctl_reads_it() {
 fn config() -> HostConfig {
     HostConfig {
         device: "tunway0".into(),
+        connmark: None,
         snat: vec![ip("10.200.0.1"), ip("fd00:fffe:77::1")],
         service_cidrs: vec![(ip("10.96.0.0"), 12), (ip("fd00:96::"), 108)],
         take_over: false,

@@ -27,6 +27,13 @@ pub(super) fn link(message: &RouteNetlinkMessage) -> Option<Link> {
             link.mtu = *mtu;
         } else if let LinkAttribute::TxQueueLen(length) = attribute {
             link.queue_length = *length;
+        } else if let LinkAttribute::Address(mac) = attribute
+            && mac.len() == 6
+        {
+            let bytes: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+            link.mac = bytes.join(":");
+        } else if let LinkAttribute::Controller(master) = attribute {
+            link.master = Some(*master).filter(|master| *master != 0);
         } else if let LinkAttribute::LinkInfo(infos) = attribute {
             for info in infos {
                 if let LinkInfo::Kind(kind) = info {

@@ -1,5 +1,8 @@
 //! The loop with real workers on a queue in memory, a source and a host that the tests play.
 
+mod fabric;
+mod shown;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -15,7 +18,7 @@ use super::*;
 use crate::config::file::ConfigFile;
 use crate::config::{Config, Machine};
 use crate::fixtures::slice;
-use crate::model::{ObjectKey, Port, Problem, Service};
+use crate::model::{ObjectKey, Port, Service};
 use crate::socket::wire::{Answer, Query, Services, Status};
 
 /// A host that takes down what it is asked for.
@@ -25,12 +28,17 @@ struct FakeHost(Rc<RefCell<Calls>>);
 #[derive(Debug, Default)]
 struct Calls {
     attracted: Vec<Vec<IpAddr>>,
+    cidrs: Vec<(IpAddr, u8)>,
     repairs: usize,
     refuse_routes: usize,
     broken: bool,
 }
 
 impl Steering for FakeHost {
+    fn set_service_cidrs(&mut self, cidrs: &BTreeSet<(IpAddr, u8)>) {
+        self.0.borrow_mut().cidrs = cidrs.iter().copied().collect();
+    }
+
     async fn attract(&mut self, vips: &BTreeSet<IpAddr>) -> Result<(), NodeError> {
         let mut calls = self.0.borrow_mut();
         if calls.refuse_routes > 0 {
@@ -56,6 +64,7 @@ struct Outside {
     events: RefCell<Option<Sender<Event>>>,
     asks: Sender<Ask>,
     stops: Sender<Stop>,
+    here: watch::Sender<Surroundings>,
     host: FakeHost,
     device: MemPeer,
 }
@@ -114,13 +123,22 @@ impl Outside {
 
 /// Plays `script` beside a run; how the run ended, and what the host was asked for.
 fn play(script: impl AsyncFnOnce(&Outside)) -> (anyhow::Result<()>, FakeHost) {
+    play_as(|_| {}, script)
+}
+
+/// As [`play`], with another configuration.
+fn play_as(
+    change: impl FnOnce(&mut Config),
+    script: impl AsyncFnOnce(&Outside),
+) -> (anyhow::Result<()>, FakeHost) {
     let file = ConfigFile {
         max_flows: Some(crate::config::file::MaxFlows { ipv4: Some(4096), ipv6: Some(4096) }),
         snat_addresses: Some(vec!["192.0.2.1".parse().unwrap()]),
         ..ConfigFile::default()
     };
     let machine = Machine { node_name: None, host_name: "n1".into(), cores: 1 };
-    let config = Config::resolve(file, &machine).unwrap();
+    let mut config = Config::resolve(file, &machine).unwrap();
+    change(&mut config);
     let plane_config = PlaneConfig {
         region: RegionConfig { dir: None, name: "t".into(), max_flows_v4: 4096, max_flows_v6: 4096 },
         ttls: config.timeouts.clone(),
@@ -136,10 +154,11 @@ fn play(script: impl AsyncFnOnce(&Outside)) -> (anyhow::Result<()>, FakeHost) {
         let (asks, asked) = channel(4);
         let (stops, stopped) = channel(2);
         let events = RefCell::new(Some(events));
-        let outside = Outside { events, asks, stops, host: host.clone(), device };
+        let (here, seen) = watch::channel(Surroundings::default());
+        let outside = Outside { events, asks, stops, here, host: host.clone(), device };
         let drain = Duration::from_millis(50);
         let state = State::new(&config, plane);
-        let mut run = Lifecycle::new(state, host.clone(), drain);
+        let mut run = Lifecycle::new(state, host.clone(), drain).surrounded(seen);
         let living = run.live(from_source, asked, stopped);
         let playing = async {
             script(&outside).await;
@@ -364,27 +383,6 @@ fn a_stop_drains_and_a_second_one_does_not_wait() {
         outside.stops.send(Stop { why: "test" }).await.unwrap();
         outside.stops.send(Stop { why: "again" }).await.unwrap();
         pending::<()>().await;
-    });
-    ended.unwrap();
-}
-
-#[test]
-fn health_and_problems_are_shown() {
-    let (ended, _) = play(async |outside| {
-        outside.send(Event::Health { connected: false, detail: "connection refused".into() }).await;
-        let problem = Problem {
-            object: "Service default/x".into(),
-            field: "spec".into(),
-            what: "odd".into(),
-            remedy: "even it".into(),
-        };
-        let object = problem.object.clone();
-        outside.send(Event::Problems { object: object.clone(), problems: vec![problem] }).await;
-        let shown = outside.until_services(|services| !services.problems.is_empty()).await;
-        assert_eq!((shown.problems.len(), shown.problems[0].what.as_str()), (1, "odd"));
-        assert_eq!((shown.status.connected, shown.status.source.as_str()), (false, "connection refused"));
-        outside.send(Event::Problems { object, problems: vec![] }).await;
-        outside.until_services(|services| services.problems.is_empty()).await;
     });
     ended.unwrap();
 }

@@ -229,10 +229,14 @@ fn affinity_off_and_on_again_starts_anew_and_another_timeout_does_not() {
         (0..64).zip(&at).filter(|(n, at)| pick(world, rng, client(*n)) == **at).count()
     };
     let shorter = change(&first, Some(Sticky::new(5)));
-    assert_eq!(stayed(&shorter, &mut rng), 64);
-    rng.now = second(6);
+    rng.now = second(100);
+    assert_eq!(stayed(&shorter, &mut rng), 64, "what they were promised counts");
+    rng.now = second(106);
     let longer = change(&shorter, Some(Sticky::new(50)));
-    assert_eq!(stayed(&longer, &mut rng), 64, "the timeout of the world counts");
+    let moved = stayed(&longer, &mut rng);
+    assert!(moved < 32, "{moved}: their time was up before it was made longer");
+    rng.now = second(150);
+    assert_eq!(stayed(&longer, &mut rng), moved);
     let off = change(&longer, None);
     let at_random = stayed(&off, &mut rng);
     let on = change(&off, Some(Sticky::new(50)));

@@ -1,7 +1,7 @@
 //! The link between the hub and the nodes: a bridge in the hub, which has the hub's addresses.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{Node, PodNet};
 use crate::kubernetes::control_plane::{ADDRESSES, PORT};
@@ -33,17 +33,7 @@ pub(super) fn node(hub: &Namespace, index: usize, pods: PodNet) -> io::Result<No
     }
     namespace.sysctl("net.ipv4.ip_forward", "1")?;
     namespace.sysctl("net.ipv6.conf.all.forwarding", "1")?;
-    let node = Node { name, namespace, v4, v6, pods };
-    for (address, via) in snat(&node).into_iter().zip([IpAddr::from(v4), v6.into()]) {
-        hub.ip(&format!("route add {address} via {via}"))?;
-    }
-    Ok(node)
-}
-
-/// The addresses a masquerading proxy may use: everybody finds them at the node by way of the hub.
-pub(crate) fn snat(node: &Node) -> [IpAddr; 2] {
-    let [.., host] = node.v4.octets();
-    [Ipv4Addr::new(192, 168, 78, host).into(), Ipv6Addr::new(0xfd00, 0x78, 0, 0, 0, 0, 0, host.into()).into()]
+    Ok(Node { name, namespace, v4, v6, pods })
 }
 
 /// Drops what the node's own processes and the API server send each other.

@@ -1,0 +1,206 @@
+//! What snapshots know besides Services, put together from the configuration, this host, its Node and ServiceCIDRs.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use dataplane::packet::tuple::Family;
+use dataplane::service::{Fabric, LocalMap, Place, ReturnPath};
+
+use crate::config::Config;
+use crate::config::detect::DetectLocal;
+use crate::desired::Desired;
+use crate::model::{Node, Problem};
+use crate::node::Surroundings;
+
+/// The parts that do not come from objects.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    configured: Fabric,
+    detect: DetectLocal,
+    here: Surroundings,
+}
+
+impl Parts {
+    /// Of this configuration, on a host that nothing is known of yet.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        Self {
+            configured: config.fabric(),
+            detect: config.detect_local.clone(),
+            here: Surroundings::default(),
+        }
+    }
+
+    /// This host is now so.
+    pub fn surround(&mut self, here: Surroundings) {
+        self.here = here;
+    }
+
+    /// The fabric, with what objects say.
+    #[must_use]
+    pub fn fabric(&self, desired: &Desired) -> Fabric {
+        let mut fabric = self.configured.clone();
+        fabric.service_cidrs = self.service_cidrs(desired).into_iter().collect();
+        if fabric.return_path == ReturnPath::ConnMark {
+            fabric.local = Arc::new(local_map(&self.detect, &self.here, desired.node()));
+        }
+        fabric
+    }
+
+    /// Service CIDRs, configured or of a ServiceCIDR. One whose family has no SNAT address is left to others.
+    #[must_use]
+    pub fn service_cidrs(&self, desired: &Desired) -> BTreeSet<(IpAddr, u8)> {
+        let snat = &self.configured.snat;
+        let served = |addr: IpAddr| snat.is_empty() || snat.iter().any(|a| a.is_ipv4() == addr.is_ipv4());
+        let of_objects = desired.service_cidrs().into_iter().filter(|(addr, _)| served(*addr));
+        self.configured.service_cidrs.iter().copied().chain(of_objects).collect()
+    }
+
+    /// What has to be known before the first new flow, and is not: without the Node's CIDRs every pod would be taken
+    /// for a stranger.
+    #[must_use]
+    pub fn waits_for(&self, node: &Node) -> Option<Problem> {
+        let waits = self.configured.return_path == ReturnPath::ConnMark
+            && self.detect == DetectLocal::NodeCidr
+            && node.pod_cidrs.is_empty();
+        waits.then(|| Problem {
+            object: format!("Node {}", node.name),
+            field: "spec.podCIDRs".to_owned(),
+            what: "none yet, and detectLocal.mode nodeCIDR needs them: new flows wait until there are"
+                .to_owned(),
+            remedy:
+                "let the controller manager allocate them (--allocate-node-cidrs), or choose another mode"
+                    .to_owned(),
+        })
+    }
+}
+
+/// Where addresses are. An address of this host is never a pod's, whatever prefix it lies in.
+fn local_map(detect: &DetectLocal, here: &Surroundings, node: &Node) -> LocalMap {
+    let both = vec![Family::V4, Family::V6];
+    let (pods, detectors): (Vec<_>, Vec<_>) = match detect {
+        DetectLocal::ClusterCidr(cidrs) => (cidrs.clone(), families(cidrs)),
+        DetectLocal::NodeCidr => {
+            let first = |family| node.pod_cidrs.iter().find(move |cidr| Family::of(cidr.0) == family);
+            let cidrs: Vec<_> = both.iter().filter_map(|family| first(*family)).copied().collect();
+            (cidrs.clone(), families(&cidrs))
+        }
+        DetectLocal::Bridge(_) | DetectLocal::InterfacePrefix(_) => (Vec::new(), both),
+    };
+    let pods = pods.into_iter().map(|(addr, len)| (addr, len, Place::LocalPod));
+    let routes = here
+        .routes
+        .iter()
+        .map(|&((addr, len), to_pods)| (addr, len, if to_pods { Place::LocalPod } else { Place::Elsewhere }));
+    let hosts = here.hosts.iter().map(|addr| (*addr, if addr.is_ipv4() { 32 } else { 128 }, Place::Host));
+    // Every prefix was checked where it was read.
+    LocalMap::new(pods.chain(routes).chain(hosts), &detectors).unwrap_or_default()
+}
+
+fn families(cidrs: &[(IpAddr, u8)]) -> Vec<Family> {
+    cidrs.iter().map(|(addr, _)| Family::of(*addr)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{HERE, ip};
+    use crate::model::ServiceCidr;
+    use crate::source::Event;
+
+    fn node(cidrs: &[(&str, u8)]) -> Node {
+        let pod_cidrs = cidrs.iter().map(|(addr, len)| (ip(addr), *len)).collect();
+        Node { name: HERE.into(), pod_cidrs, ..Node::default() }
+    }
+
+    fn parts(detect: DetectLocal, return_path: ReturnPath) -> Parts {
+        let configured = Fabric {
+            return_path,
+            snat: vec![ip("169.254.77.1")],
+            service_cidrs: vec![(ip("10.96.0.0"), 16)],
+            ..Fabric::default()
+        };
+        let hosts = ["192.168.0.7", "10.244.1.1", "fd00::7"].map(ip).into();
+        let routes = vec![
+            ((ip("10.244.1.0"), 24), true),
+            ((ip("10.244.1.64"), 26), false),
+            ((ip("0.0.0.0"), 0), false),
+            ((ip("fd00:244:1::"), 64), true),
+        ];
+        Parts { configured, detect, here: Surroundings { hosts, routes } }
+    }
+
+    fn places(detect: DetectLocal, node: &Node) -> (Vec<Place>, [bool; 2]) {
+        let map = local_map(&detect, &parts(detect.clone(), ReturnPath::ConnMark).here, node);
+        let asked = ["10.244.1.9", "10.244.1.65", "10.244.2.9", "10.244.1.1", "192.168.0.7", "fd00:244:1::9"];
+        (asked.map(|addr| map.place(ip(addr))).to_vec(), [map.detects(Family::V4), map.detects(Family::V6)])
+    }
+
+    #[test]
+    fn every_mode_knows_its_pods_and_nobody_takes_the_host_for_one() {
+        use Place::{Elsewhere, Host, LocalPod};
+        // Where links do not decide there are no routes to know of.
+        let no_routes = |detect: DetectLocal, node: &Node| {
+            let mut here = parts(detect.clone(), ReturnPath::ConnMark).here;
+            here.routes.clear();
+            let map = local_map(&detect, &here, node);
+            let asked = ["10.244.1.9", "10.244.2.9", "10.244.1.1", "192.168.0.7", "fd00:244:1::9"];
+            let detects = [map.detects(Family::V4), map.detects(Family::V6)];
+            (asked.map(|addr| map.place(ip(addr))).to_vec(), detects)
+        };
+        let cluster = DetectLocal::ClusterCidr(vec![(ip("10.244.0.0"), 16)]);
+        assert_eq!(
+            no_routes(cluster, &node(&[])),
+            (vec![LocalPod, LocalPod, Host, Host, Elsewhere], [true, false])
+        );
+        let two = node(&[("10.244.1.0", 24), ("fd00:244:1::", 64), ("10.244.2.0", 24)]);
+        assert_eq!(
+            no_routes(DetectLocal::NodeCidr, &two),
+            (vec![LocalPod, Elsewhere, Host, Host, LocalPod], [true, true])
+        );
+        assert_eq!(no_routes(DetectLocal::NodeCidr, &node(&[])).1, [false, false]);
+        assert_eq!(no_routes(DetectLocal::default(), &two).1, [false, false]);
+        // The more specific route elsewhere wins.
+        assert_eq!(
+            places(DetectLocal::Bridge("cni0".into()), &two),
+            (vec![LocalPod, Elsewhere, Elsewhere, Host, Host, LocalPod], [true, true])
+        );
+    }
+
+    #[test]
+    fn service_cidrs_are_those_of_the_configuration_and_of_objects_that_can_be_served() {
+        let mut desired = Desired::new(HERE);
+        let parts = parts(DetectLocal::default(), ReturnPath::ConnMark);
+        let of = |desired: &Desired| {
+            let cidrs = parts.fabric(desired).service_cidrs;
+            cidrs.iter().map(|(addr, len)| format!("{addr}/{len}")).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&desired), ["10.96.0.0/16"]);
+        let cidrs = vec![(ip("10.97.0.0"), 16), (ip("10.96.0.0"), 16), (ip("fd00:97::"), 112)];
+        desired.apply(Event::ServiceCidr(ServiceCidr { name: "more".into(), cidrs }));
+        assert_eq!(of(&desired), ["10.96.0.0/16", "10.97.0.0/16"], "IPv6 has no SNAT address here");
+        desired.apply(Event::ServiceCidrGone("more".into()));
+        assert_eq!(of(&desired), ["10.96.0.0/16"], "what is configured stays");
+    }
+
+    #[test]
+    fn only_the_nodes_cidrs_are_waited_for() {
+        let waits = |detect, path, node: &Node| parts(detect, path).waits_for(node).is_some();
+        let (known, unknown) = (node(&[("10.244.1.0", 24)]), node(&[]));
+        assert!(waits(DetectLocal::NodeCidr, ReturnPath::ConnMark, &unknown));
+        assert!(!waits(DetectLocal::NodeCidr, ReturnPath::ConnMark, &known));
+        assert!(!waits(DetectLocal::NodeCidr, ReturnPath::Masquerade, &unknown));
+        assert!(!waits(DetectLocal::default(), ReturnPath::ConnMark, &unknown));
+    }
+
+    #[test]
+    fn without_connection_marks_this_host_is_not_looked_at() {
+        let mut desired = Desired::new(HERE);
+        desired.apply(Event::Node(Box::new(node(&[("10.244.1.0", 24)]))));
+        let fabric = parts(DetectLocal::NodeCidr, ReturnPath::Masquerade).fabric(&desired);
+        assert_eq!(*fabric.local, LocalMap::default());
+        let fabric = parts(DetectLocal::NodeCidr, ReturnPath::ConnMark).fabric(&desired);
+        assert_eq!(fabric.local.place(ip("10.244.1.9")), Place::LocalPod);
+    }
+}

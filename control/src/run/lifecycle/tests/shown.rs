@@ -1,0 +1,25 @@
+//! What the control socket shows of what a run was told.
+
+use super::*;
+use crate::model::Problem;
+
+#[test]
+fn health_and_problems_are_shown() {
+    let (ended, _) = play(async |outside| {
+        outside.send(Event::Health { connected: false, detail: "connection refused".into() }).await;
+        let problem = Problem {
+            object: "Service default/x".into(),
+            field: "spec".into(),
+            what: "odd".into(),
+            remedy: "even it".into(),
+        };
+        let object = problem.object.clone();
+        outside.send(Event::Problems { object: object.clone(), problems: vec![problem] }).await;
+        let shown = outside.until_services(|services| !services.problems.is_empty()).await;
+        assert_eq!((shown.problems.len(), shown.problems[0].what.as_str()), (1, "odd"));
+        assert_eq!((shown.status.connected, shown.status.source.as_str()), (false, "connection refused"));
+        outside.send(Event::Problems { object, problems: vec![] }).await;
+        outside.until_services(|services| services.problems.is_empty()).await;
+    });
+    ended.unwrap();
+}
