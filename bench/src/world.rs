@@ -47,11 +47,11 @@ impl Bench {
         let now = Clock.now();
         let config = RegionConfig { dir: None, name: "bench".to_owned(), max_flows_v4, max_flows_v6 };
         let region = Region::open(&config, now).expect("a region in memory");
-        let tables = Tables {
-            v4: Arc::new(Table::new(&region, Ttls::default())),
-            v6: Arc::new(Table::new(&region, Ttls::default())),
-            affinity: Arc::new(Affinity::new(1_024)),
-        };
+        let tables = Tables::new(
+            Table::new(&region, Ttls::default()),
+            Table::new(&region, Ttls::default()),
+            Affinity::new(1_024),
+        );
         let stats = Arc::new(CachePadded::new(WorkerStats::default()));
         // Answers are part of no case: a limiter that never refuses would hide a broken setup.
         let engine = Engine::new(WorkerId(0), tables, EngineConfig::default(), Arc::clone(&stats), 1);

@@ -7,8 +7,14 @@ use std::process::ExitCode;
 
 #[path = "root/cleanup.rs"]
 mod cleanup;
+#[path = "root/connmark.rs"]
+mod connmark;
+#[path = "root/connmark_preflight.rs"]
+mod connmark_preflight;
 #[path = "root/host.rs"]
 mod host;
+#[path = "root/lookout.rs"]
+mod lookout;
 #[path = "root/loops.rs"]
 mod loops;
 #[path = "root/plan.rs"]
@@ -46,6 +52,19 @@ fn main() -> ExitCode {
             repair::what_could_not_be_attracted_is_tried_again,
         ),
         ("repair::a_deleted_device_is_an_error", repair::a_deleted_device_is_an_error),
+        ("lookout::addresses_are_told_when_they_change", lookout::addresses_are_told_when_they_change),
+        (
+            "lookout::a_bridge_has_what_is_routed_out_of_it_and_more_specific_routes_elsewhere_win",
+            lookout::a_bridge_has_what_is_routed_out_of_it_and_more_specific_routes_elsewhere_win,
+        ),
+        (
+            "lookout::pods_behind_links_of_their_own_are_told_as_they_come_and_go",
+            lookout::pods_behind_links_of_their_own_are_told_as_they_come_and_go,
+        ),
+        (
+            "lookout::service_cidrs_that_come_are_routed_and_those_that_go_are_not",
+            lookout::service_cidrs_that_come_are_routed_and_those_that_go_are_not,
+        ),
         ("loops::what_is_written_back_crosses_once", loops::what_is_written_back_crosses_once),
         ("loops::the_order_matters", loops::the_order_matters),
         ("preflight::a_good_host_passes", preflight::a_good_host_passes),
@@ -54,6 +73,16 @@ fn main() -> ExitCode {
         ("preflight::an_unprivileged_look_says_so", preflight::an_unprivileged_look_says_so),
         ("take_over::kube_proxys_leftovers_go_and_forward_opens", take_over::leftovers_go_and_forward_opens),
         ("take_over::legacy_iptables_too", take_over::legacy_iptables_too),
+        ("connmark::the_plan_is_exactly_this", connmark::the_plan_is_exactly_this),
+        ("connmark::whatever_is_taken_away_comes_back", connmark::whatever_is_taken_away_comes_back),
+        ("connmark::rules_follow_the_nodes_address", connmark::rules_follow_the_nodes_address),
+        ("connmark::bridges_are_followed", connmark::bridges_are_followed),
+        ("connmark::a_restart_writes_nothing", connmark::a_restart_writes_nothing),
+        ("connmark::other_bits_and_no_bits_replace_the_old_ones", connmark::other_bits_replace_the_old_ones),
+        ("connmark::cleanup_leaves_nothing", connmark::cleanup_leaves_nothing),
+        ("connmark::every_fault_is_named", connmark_preflight::every_fault_is_named),
+        ("connmark::without_nft_it_is_refused", connmark_preflight::without_nft_it_is_refused),
+        ("connmark::what_cannot_be_set_is_said", connmark_preflight::what_cannot_be_set_is_said),
         ("cleanup::the_host_is_as_it_was", cleanup::the_host_is_as_it_was),
         ("cleanup::with_the_dataplanes_own_device", cleanup::with_the_dataplanes_own_device),
         ("cleanup::it_refuses_while_an_instance_runs", cleanup::it_refuses_while_an_instance_runs),

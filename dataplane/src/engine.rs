@@ -7,6 +7,8 @@
 //! 2. *Known UDP flow after a Service change*: one look-up in the snapshot, one compare-and-swap.
 //! 3. *New flow*: a decision, a choice, two claims in the index.
 //!
+//! A fragment of a datagram costs a lock more (`nat/fragment.rs`); for every other packet that is one branch.
+//!
 //! The batch is walked three times: validate and start loading index lines; start loading record lines; translate.
 //! So the memory a packet needs is on its way while the packets before it are handled.
 
@@ -27,6 +29,7 @@ use crossbeam::utils::CachePadded;
 use crate::clock::Time;
 use crate::flow::{Chunks, Hash, Hit, Key, Table};
 use crate::ids::WorkerId;
+use crate::nat::fragment::{Due, Fragments};
 use crate::nat::prng::Prng;
 use crate::nat::reject::{Limiter, answer};
 use crate::nat::tally::Tally;
@@ -38,6 +41,9 @@ use crate::service::{Affinity, World};
 use crate::stats::{Counter, WorkerStats};
 use crate::verdict::{DropReason, Verdict};
 use park::{PATIENCE, Park};
+
+/// How often datagrams in fragments are looked through for those whose time is up, ns.
+const FRAGMENT_SWEEP: u64 = 1_000_000_000;
 
 /// What an engine does where the rules leave a choice.
 #[derive(Clone, Debug)]
@@ -58,7 +64,7 @@ impl Default for EngineConfig {
     }
 }
 
-/// The tables all workers share.
+/// What all workers share.
 #[derive(Clone, Debug)]
 pub struct Tables {
     /// IPv4 flows.
@@ -67,6 +73,16 @@ pub struct Tables {
     pub v6: Arc<Table<5>>,
     /// Which client has which endpoint, where session affinity asks for it.
     pub affinity: Arc<Affinity>,
+    /// Datagrams in fragments.
+    pub fragments: Arc<Fragments>,
+}
+
+impl Tables {
+    /// These tables, and no datagram in fragments.
+    #[must_use]
+    pub fn new(v4: Table<2>, v6: Table<5>, affinity: Affinity) -> Self {
+        Self { v4: Arc::new(v4), v6: Arc::new(v6), affinity: Arc::new(affinity), fragments: Arc::default() }
+    }
 }
 
 /// One worker's packet path.
@@ -79,6 +95,9 @@ pub struct Engine {
     affinity: Arc<Affinity>,
     limiter: Limiter,
     park: Park,
+    fragments: Arc<Fragments>,
+    /// When datagrams were last looked through for those whose time is up.
+    fragments_swept: Time,
     stats: Arc<CachePadded<WorkerStats>>,
     hashes: [Hash; BATCH],
     waited: [Option<Time>; BATCH],
@@ -91,11 +110,12 @@ struct Side<const N: usize> {
     own: Chunks<N>,
     tally: Tally<N>,
     may_evict: bool,
+    due: Due,
 }
 
 impl<const N: usize> Side<N> {
     fn new(table: Arc<Table<N>>, id: WorkerId) -> Self {
-        Self { own: table.chunks(id), table, tally: Tally::default(), may_evict: true }
+        Self { own: table.chunks(id), table, tally: Tally::default(), may_evict: true, due: Due::default() }
     }
 
     fn sweep<A: Address>(&mut self, world: &World, now: Time, stats: &WorkerStats) -> bool
@@ -132,6 +152,8 @@ impl Engine {
             affinity: tables.affinity,
             limiter: Limiter::new(replies_per_second),
             park: Park::default(),
+            fragments: tables.fragments,
+            fragments_swept: Time::default(),
             stats,
             hashes: [Hash::default(); BATCH],
             waited: [None; BATCH],
@@ -141,7 +163,8 @@ impl Engine {
     /// Gives every frame of the batch its verdict and fills the reply frames.
     ///
     /// A frame whose flow another worker is opening is taken out and waits: in its place an empty frame without
-    /// verdict remains. It comes back as an additional frame of a later batch; see [`Engine::parked`].
+    /// verdict remains. It comes back as an additional frame of a later batch; see [`Engine::parked`]. So does a
+    /// fragment whose datagram's first one did not come yet, with whichever worker that comes.
     pub fn process(&mut self, batch: &mut Batch, world: &World, now: Time) {
         let fresh = batch.frames().len();
         self.unpark(batch, fresh);
@@ -173,21 +196,43 @@ impl Engine {
         }
         self.v4.tally.write_out(&self.v4.table);
         self.v6.tally.write_out(&self.v6.table);
+        self.emit_due(batch);
     }
 
     /// Housekeeping in its budget; call it between batches. True when the clock hand is behind its plan: then idle
     /// for 50 ms at most instead of 250.
     pub fn sweep(&mut self, world: &World, now: Time) -> bool {
+        if now.since(self.fragments_swept) >= FRAGMENT_SWEEP {
+            self.fragments_swept = now;
+            self.fragments.expire(now, &self.stats);
+        }
         let v4 = self.v4.sweep::<Ipv4Addr>(world, now, &self.stats);
         let v6 = self.v6.sweep::<Ipv6Addr>(world, now, &self.stats);
         v4 || v6
     }
 
-    /// Frames that wait for another worker. While there are any, call [`Engine::process`] again soon, also with an
-    /// empty batch.
+    /// Frames that wait for another worker, or for room in a batch. While there are any, call [`Engine::process`]
+    /// again soon, also with an empty batch.
     #[must_use]
     pub const fn parked(&self) -> usize {
-        self.park.len()
+        self.park.len() + self.v4.due.len() + self.v6.due.len()
+    }
+
+    /// Gives every fragment that waits for its datagram's first one its end, also those other workers read: this
+    /// worker ends, and then nobody may be left to do it.
+    pub fn abandon_fragments(&self) {
+        self.fragments.abandon(&self.stats);
+    }
+
+    /// Sends fragments whose first one came, behind the frames of the batch.
+    fn emit_due(&mut self, batch: &mut Batch) {
+        let Self { v4, v6, fragments, stats, .. } = self;
+        if v4.due.len() > 0 {
+            fragments.v4().emit(&mut v4.due, batch, stats);
+        }
+        if v6.due.len() > 0 {
+            fragments.v6().emit(&mut v6.due, batch, stats);
+        }
     }
 
     /// Puts waiting frames behind the fresh ones, as far as there is room.
@@ -217,18 +262,46 @@ impl Engine {
             return;
         }
         let hash = self.hashes[index];
-        let Self { v4, v6, choices, prng, affinity, stats, .. } = self;
+        let Self { v4, v6, choices, prng, affinity, stats, fragments, .. } = self;
         let (choices, affinity, stats) = (*choices, &**affinity, &***stats);
         let outcome = match frame.layout.family() {
             Family::V4 => {
-                let Side { table, own, tally, may_evict } = v4;
-                Nat { table, own, tally, world, now, choices, prng, affinity, stats, may_evict }
-                    .translate::<Ipv4Addr>(frame, hash)
+                let Side { table, own, tally, may_evict, due } = v4;
+                let fragments = fragments.v4();
+                Nat {
+                    table,
+                    own,
+                    tally,
+                    world,
+                    now,
+                    choices,
+                    prng,
+                    affinity,
+                    stats,
+                    may_evict,
+                    fragments,
+                    due,
+                }
+                .translate::<Ipv4Addr>(frame, hash)
             }
             Family::V6 => {
-                let Side { table, own, tally, may_evict } = v6;
-                Nat { table, own, tally, world, now, choices, prng, affinity, stats, may_evict }
-                    .translate::<Ipv6Addr>(frame, hash)
+                let Side { table, own, tally, may_evict, due } = v6;
+                let fragments = fragments.v6();
+                Nat {
+                    table,
+                    own,
+                    tally,
+                    world,
+                    now,
+                    choices,
+                    prng,
+                    affinity,
+                    stats,
+                    may_evict,
+                    fragments,
+                    due,
+                }
+                .translate::<Ipv6Addr>(frame, hash)
             }
         };
         self.conclude(batch, index, outcome, now);
@@ -249,6 +322,7 @@ impl Engine {
                 }
                 Verdict::Dropped(DropReason::Raced)
             }
+            Outcome::Held => return,
             Outcome::Answer(due) => {
                 let answered = match reply {
                     None => Err(DropReason::ReplyLimited),

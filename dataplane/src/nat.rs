@@ -4,6 +4,7 @@
 //! ends; building answers and moving frames is the engine's work. The three tiers a packet may reach, and what
 //! each may cost, are listed in `engine.rs`.
 
+pub mod fragment;
 pub mod ports;
 pub mod prng;
 pub mod reject;
@@ -23,6 +24,7 @@ use crate::packet::tuple::{Address, Proto, Tuple};
 use crate::service::{Affinity, Decision, NoReasons, Snapshot, World, decide_portless};
 use crate::stats::{Counter, WorkerStats};
 use crate::verdict::{DropReason, Verdict};
+use fragment::{Due, Shared};
 use prng::Prng;
 use reject::Answer;
 use tally::Tally;
@@ -38,6 +40,8 @@ pub(crate) enum Outcome {
     Answer(Answer),
     /// Another worker is opening the same flow, or changed the one it matched: try again shortly.
     Raced,
+    /// A fragment that waits for its first one. The frame is empty.
+    Held,
 }
 
 impl Outcome {
@@ -73,11 +77,26 @@ pub(crate) struct Nat<'a, const N: usize> {
     pub(crate) stats: &'a WorkerStats,
     /// Whether this batch may still look for flows of this family to evict.
     pub(crate) may_evict: &'a mut bool,
+    pub(crate) fragments: &'a Shared<N>,
+    pub(crate) due: &'a mut Due,
 }
 
 impl<const N: usize> Nat<'_, N> {
     /// Sends one validated packet of family `A` on its way. `hash` is its key's, for a packet with a tuple.
     pub(crate) fn translate<A: Address>(&mut self, frame: &mut Frame, hash: Hash) -> Outcome
+    where
+        Key<N>: From<Tuple<A>>,
+        Tuple<A>: From<Key<N>>,
+    {
+        if frame.layout.is_fragment() {
+            return self.fragment::<A>(frame, hash);
+        }
+        self.whole::<A>(frame, hash)
+    }
+
+    /// A packet that has its headers, be it a datagram's first fragment.
+    #[inline]
+    fn whole<A: Address>(&mut self, frame: &mut Frame, hash: Hash) -> Outcome
     where
         Key<N>: From<Tuple<A>>,
         Tuple<A>: From<Key<N>>,

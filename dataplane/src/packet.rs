@@ -1,5 +1,5 @@
-//! Packets: bytes validated once ([`layout`], with `exthdr` for IPv6 chains; [`vnet`] for the device's
-//! header), and rewritten in place with their checksums right ([`Packet::apply`], [`icmp`]). What we answer
+//! Packets: bytes validated once ([`layout`], with `exthdr` for IPv6 chains and [`fragment`] for parts of
+//! datagrams; [`vnet`] for the device's header), and rewritten in place with their checksums right ([`Packet::apply`], [`icmp`]). What we answer
 //! with is built by [`answer`]. Nothing here knows flows or Services.
 //!
 //! A rewrite touches addresses, ports and checksums. Payload, TTL, DSCP, sequence numbers and options stay.
@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod checksum;
 mod exthdr;
+pub mod fragment;
 pub mod frame;
 pub mod icmp;
 pub mod layout;

@@ -141,11 +141,11 @@ impl Plane {
         }
         config.ttls.validate()?;
         let region = Region::open(&sized_for(queues.len(), &config.region), Clock.now())?;
-        let tables = Tables {
-            v4: Arc::new(Table::new(&region, config.ttls.clone())),
-            v6: Arc::new(Table::new(&region, config.ttls.clone())),
-            affinity: Arc::new(Affinity::new(config.max_affinity)),
-        };
+        let tables = Tables::new(
+            Table::new(&region, config.ttls.clone()),
+            Table::new(&region, config.ttls.clone()),
+            Affinity::new(config.max_affinity),
+        );
         let current = Arc::new(World::NotReady);
         let world = Arc::new(Published::new(Arc::clone(&current)));
         let (report, exits) = unbounded();

@@ -2,7 +2,8 @@
 //!
 //! A counter moves by a relaxed load and a relaxed store: with a single writer no read-modify-write is
 //! needed. At every moment between batches `received = translated + passed + replied + dropped`, plus
-//! the frames that wait in an engine's park just then.
+//! the frames that wait in an engine's park and the fragments that wait for their first one just then. A fragment
+//! may come with one worker and leave with another, so with fragments this holds of the sum over the workers.
 
 use crate::sync::{AtomicU64, Ordering};
 use crate::verdict::{DropReason, Verdict};
@@ -50,6 +51,14 @@ counters! {
     FlowsPurged = "flows_purged",
     /// Frames that waited because another worker was opening the same flow.
     Parked = "parked",
+    /// Frames that were fragments of datagrams.
+    Fragments = "fragments",
+    /// Fragments that waited because the first one of their datagram had not come.
+    FragmentsHeld = "fragments_held",
+    /// Datagrams of which every fragment came.
+    DatagramsComplete = "datagrams_complete",
+    /// Datagrams given up because fragments did not come in time, did not fit together, or were too many.
+    DatagramsIncomplete = "datagrams_incomplete",
     /// Reply tuples that clashed with a live flow's, so that another source port was tried.
     PortClashes = "port_clashes",
     /// ICMP errors translated.

@@ -57,8 +57,23 @@ drop_reasons! {
     Martian = "martian",
     /// Multicast, broadcast or link-local destination: never Service traffic.
     NotUnicast = "not_unicast",
-    /// A fragment.
-    Fragment = "fragment",
+    /// A fragment without bytes, beyond 65,535, not the last and no multiple of 8 long, or one that contradicts
+    /// the end of its datagram.
+    BadFragment = "bad_fragment",
+    /// A first fragment without all headers, or a later one where headers must have been (RFC 1858, RFC 7112).
+    TinyFragment = "tiny_fragment",
+    /// A fragment whose bytes were all seen before.
+    FragmentDuplicate = "fragment_duplicate",
+    /// A fragment that overlaps others of its datagram, and every later one of that (RFC 5722).
+    FragmentOverlap = "fragment_overlap",
+    /// A fragment of a datagram that arrives in more disorder than is kept track of.
+    FragmentDisorder = "fragment_disorder",
+    /// A fragment that waited for its datagram's first one, and not long enough.
+    FragmentTimeout = "fragment_timeout",
+    /// A fragment that could not wait, or not go on waiting, because too many did.
+    FragmentsFull = "fragments_full",
+    /// A later fragment of a datagram that was answered.
+    FragmentRefused = "fragment_refused",
     /// An ICMP error whose embedded packet cannot be read.
     BadIcmpError = "bad_icmp_error",
     /// An ICMP error to one of our addresses about no known flow, or about one it does not belong to.

@@ -11,7 +11,8 @@
 //! Who counts what: `Engine::process` counts frames and bytes received and every verdict. Here frames the device
 //! did not take are moved from their verdict to `WriteFailed`, and waits are counted. So at every moment
 //! between two turns `received = translated + passed + replied + dropped + parked`, and after the end without the
-//! last term.
+//! last term. Fragments that wait for their first one are missing meanwhile; with them it holds of all workers
+//! together.
 
 use std::any::Any;
 use std::io;
@@ -160,6 +161,7 @@ impl<Q: Queue> Worker<Q> {
             self.turn(batch, Clock.now())?;
             thread::sleep(PARKED);
         }
+        self.engine.abandon_fragments();
         Ok(())
     }
 }

@@ -95,11 +95,11 @@ impl Gateway {
         let region =
             RegionConfig { dir: None, name: "test".into(), max_flows_v4: flows, max_flows_v6: flows };
         let region = Region::open(&region, now).expect("a region in memory");
-        let tables = Tables {
-            v4: Arc::new(Table::new(&region, Ttls::default())),
-            v6: Arc::new(Table::new(&region, Ttls::default())),
-            affinity: Arc::new(Affinity::new(AFFINITY)),
-        };
+        let tables = Tables::new(
+            Table::new(&region, Ttls::default()),
+            Table::new(&region, Ttls::default()),
+            Affinity::new(AFFINITY),
+        );
         let stats: Vec<Arc<CachePadded<WorkerStats>>> = (0..workers).map(|_| Arc::default()).collect();
         let engine = |(id, stats): (u8, &Arc<CachePadded<WorkerStats>>)| {
             Engine::new(

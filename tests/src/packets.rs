@@ -12,8 +12,10 @@ use etherparse::{
     UdpHeader, checksum::Sum16BitWords,
 };
 
+mod fragment;
 mod icmp;
 
+pub use fragment::{Cut, Reassembler, fragment, fragments, head};
 pub use icmp::{IcmpError, echo, icmp, icmp_error};
 
 /// TCP flags as the header has them.

@@ -56,7 +56,8 @@ fn every_malformed_packet_is_dropped_for_its_own_reason() {
         DropReason::BadVnetHeader,
         DropReason::Martian,
         DropReason::NotUnicast,
-        DropReason::Fragment,
+        DropReason::BadFragment,
+        DropReason::TinyFragment,
         DropReason::BadIcmpError,
     ];
     assert_eq!(reasons, by_form.into_iter().collect());

@@ -12,6 +12,8 @@ mod bulk;
 mod instance;
 #[path = "netns_gateway/kubernetes.rs"]
 mod kubernetes;
+#[path = "netns_gateway/large.rs"]
+mod large;
 #[path = "netns_gateway/refuse.rs"]
 mod refuse;
 #[path = "netns_gateway/serve.rs"]
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         ("bulk_goes_through_as_super_packets_at_mtu_1500", bulk::mtu_1500),
         ("bulk_goes_through_as_super_packets_at_mtu_9000", bulk::mtu_9000),
         ("datagrams_are_echoed_and_move_when_their_endpoint_is_withdrawn", udp::echo_and_move),
+        ("datagrams_of_64_kib_cross_links_of_1500_bytes_both_ways", large::datagrams),
         ("a_stream_to_a_withdrawn_endpoint_finishes", udp::stream_finishes),
         ("what_is_not_served_is_refused_or_dropped", refuse::refused),
         ("a_broken_manifest_keeps_the_last_good_state", refuse::broken_manifest),

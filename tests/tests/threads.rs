@@ -30,9 +30,10 @@ const TOGETHER: usize = BATCH / 2;
 fn tables(flows: u32) -> (Arc<Region>, Tables) {
     let config = RegionConfig { dir: None, name: "threads".into(), max_flows_v4: flows, max_flows_v6: 4_096 };
     let region = Region::open(&config, Clock.now()).expect("a region in memory");
-    let v4 = Arc::new(Table::new(&region, Ttls::default()));
-    let v6 = Arc::new(Table::new(&region, Ttls::default()));
-    (region, Tables { v4, v6, affinity: Arc::new(Affinity::new(1 << 18)) })
+    let v4 = Table::new(&region, Ttls::default());
+    let v6 = Table::new(&region, Ttls::default());
+    let tables = Tables::new(v4, v6, Affinity::new(1 << 18));
+    (region, tables)
 }
 
 fn over(start: Time) -> bool {

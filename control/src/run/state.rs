@@ -289,6 +289,7 @@ impl State {
     }
 
     fn status(&self) -> Status {
+        let [remembered, remembered_max] = self.plane.affinity();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             device: self.device.clone(),
@@ -298,6 +299,8 @@ impl State {
             generation: self.snapshot().map_or(0, Snapshot::generation),
             retired: self.retired,
             workers: self.workers,
+            remembered,
+            remembered_max,
             connected: self.connected,
             source: self.source.clone(),
         }

@@ -181,6 +181,10 @@ pub struct Status {
     pub retired: usize,
     /// Workers.
     pub workers: usize,
+    /// Clients session affinity remembers.
+    pub remembered: usize,
+    /// How many it may: `maxAffinity`.
+    pub remembered_max: usize,
     /// The source is in touch with where it reads from.
     pub connected: bool,
     /// What the source last said of that.

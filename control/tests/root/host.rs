@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use control::node::{Host, HostConfig};
+use control::node::{Host, HostConfig, Marks};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -62,6 +62,15 @@ pub(crate) fn config() -> HostConfig {
     }
 }
 
+/// The same with connection marks.
+pub(crate) fn connmark() -> HostConfig {
+    HostConfig {
+        connmark: Some(Marks::default()),
+        snat: vec![addr("169.254.77.1"), addr("fd00:fffe:77::1")],
+        ..config()
+    }
+}
+
 /// A runtime on this thread, so that what it opens belongs to this host.
 pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
@@ -109,9 +118,17 @@ pub(crate) fn assert_same(now: &str, before: &str, when: &str) {
 /// Our part of the host.
 pub(crate) fn state() -> String {
     let mut state = String::new();
-    for command in ["rule", "-6 rule", "route show table 7701", "-6 route show table 7701"] {
+    for command in [
+        "rule",
+        "-6 rule",
+        "route show table 7701",
+        "-6 route show table 7701",
+        "route show table 7702",
+        "-6 route show table 7702",
+    ] {
         state += &ip_or_nothing(command);
     }
+    state += &run("nft", &["list", "ruleset"]);
     state += &ip_or_nothing("addr show dev tunway0");
     for setting in
         ["ipv4/conf/tunway0/rp_filter", "ipv4/conf/tunway0/accept_local", "ipv6/conf/tunway0/accept_ra"]

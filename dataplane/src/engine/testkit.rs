@@ -101,9 +101,11 @@ impl Rig {
         let sizes =
             RegionConfig { dir: None, name: "engine".into(), max_flows_v4: 4_096, max_flows_v6: 4_096 };
         let region = Region::open(&sizes, now).unwrap();
-        let v4 = Arc::new(Table::new(&region, Ttls::default()));
-        let v6 = Arc::new(Table::new(&region, Ttls::default()));
-        let tables = Tables { v4, v6, affinity: Arc::new(Affinity::new(1_024)) };
+        let tables = Tables::new(
+            Table::new(&region, Ttls::default()),
+            Table::new(&region, Ttls::default()),
+            Affinity::new(1_024),
+        );
         let mut rig =
             Self { tables, engines: Vec::new(), world, now, batch: Batch::default(), replies: Vec::new() };
         rig.engine(config);
@@ -175,6 +177,7 @@ impl Rig {
         let ended =
             [Counter::Translated, Counter::Passed, Counter::Replied].map(|counter| totals.get(counter));
         let parked: usize = self.engines.iter().map(|(engine, _)| engine.parked()).sum();
+        let parked = parked + self.tables.fragments.held();
         let sum = ended.iter().sum::<u64>() + totals.dropped() + parked as u64;
         assert_eq!(totals.get(Counter::Received), sum, "{totals:?}, {parked} wait");
     }
@@ -275,20 +278,28 @@ fn between(src: IpAddr, dst: IpAddr) -> PacketBuilderStep<etherparse::IpHeaders>
 }
 
 pub(crate) fn tcp(src: impl Into<End>, dst: impl Into<End>, flags: u8) -> Vec<u8> {
+    tcp_with(src, dst, flags, b"")
+}
+
+pub(crate) fn tcp_with(src: impl Into<End>, dst: impl Into<End>, flags: u8, payload: &[u8]) -> Vec<u8> {
     let (End(src), End(dst)) = (src.into(), dst.into());
     let mut header = TcpHeader::new(src.port(), dst.port(), 1_000, 64_240);
     [header.fin, header.syn, header.rst, header.psh, header.ack] =
         std::array::from_fn(|bit| flags & (1 << bit) != 0);
     header.acknowledgment_number = if header.ack { 2_000 } else { 0 };
     let mut out = Vec::new();
-    between(src.ip(), dst.ip()).tcp_header(header).write(&mut out, b"").unwrap();
+    between(src.ip(), dst.ip()).tcp_header(header).write(&mut out, payload).unwrap();
     out
 }
 
 pub(crate) fn udp(src: impl Into<End>, dst: impl Into<End>) -> Vec<u8> {
+    udp_with(src, dst, b"a question")
+}
+
+pub(crate) fn udp_with(src: impl Into<End>, dst: impl Into<End>, payload: &[u8]) -> Vec<u8> {
     let (End(src), End(dst)) = (src.into(), dst.into());
     let mut out = Vec::new();
-    between(src.ip(), dst.ip()).udp(src.port(), dst.port()).write(&mut out, b"a question").unwrap();
+    between(src.ip(), dst.ip()).udp(src.port(), dst.port()).write(&mut out, payload).unwrap();
     out
 }
 

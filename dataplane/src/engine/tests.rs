@@ -2,6 +2,7 @@
 
 mod affinity;
 mod errors;
+mod fragments;
 mod kept;
 mod open;
 mod refuse;
@@ -93,7 +94,7 @@ fn a_frame_that_is_no_packet_is_dropped_for_its_reason_and_harms_no_other() {
         (with(&|b| b[0] = 0x44), DropReason::BadHeaderLength),
         (with(&|b| b[3] = 200), DropReason::BadTotalLength),
         (with(&|b| b[8] ^= 1), DropReason::BadHeaderChecksum),
-        (checked(&|b| b[6] = 0x20), DropReason::Fragment),
+        (checked(&|b| b[6] = 0x20), DropReason::BadFragment),
         (checked(&|b| b[12] = 127), DropReason::Martian),
         (checked(&|b| b[16] = 224), DropReason::NotUnicast),
         (checked(&|b| b[32] = 0x40), DropReason::BadL4Header),

@@ -91,11 +91,12 @@ pub fn tcp_reset<A: Address>(offending: &[u8], layout: &Layout, csum: Csum, out:
     len
 }
 
-/// Whether this packet may be answered at all.
+/// Whether this packet may be answered at all. Of a first fragment the checksum cannot be verified, and is not.
 fn answerable<A: Address>(offending: &[u8], layout: &Layout, csum: Csum) -> bool {
     debug_assert_eq!(layout.family(), A::FAMILY);
     let Addresses::<A> { src, dst } = layout.addresses(offending);
     let l4 = &offending[layout.l4_offset()..layout.total_len()];
+    let unverifiable = csum == Csum::Partial || layout.is_fragment();
     match layout.kind() {
         Kind::IcmpError => false,
         // The queries and replies of RFC 792 and RFC 950; of ICMPv6, whatever RFC 4443 calls informational.
@@ -104,13 +105,13 @@ fn answerable<A: Address>(offending: &[u8], layout: &Layout, csum: Csum) -> bool
                 Family::V4 => matches!(l4[0], 0 | 8 | 13..=18),
                 Family::V6 => l4[0] >= 128,
             };
-            informational && (csum == Csum::Partial || message_sum(src, dst, l4) == 0xffff)
+            informational && (unverifiable || message_sum(src, dst, l4) == 0xffff)
         }
         Kind::Flow(Proto::Tcp) if layout.flags().has(L4Flags::RST) => false,
         // A UDP packet without a checksum is fine over IPv4 only.
         Kind::Flow(Proto::Udp) if A::FAMILY == Family::V4 && l4[6..8] == [0, 0] => true,
         Kind::Flow(proto @ (Proto::Tcp | Proto::Udp)) => {
-            csum == Csum::Partial || sum_with_pseudo(src, dst, proto as u8, l4) == 0xffff
+            unverifiable || sum_with_pseudo(src, dst, proto as u8, l4) == 0xffff
         }
         Kind::Flow(Proto::Sctp) | Kind::Other => true,
     }

@@ -21,15 +21,37 @@ pub(super) struct Chain {
     pub(super) protocol: u8,
     /// Where that protocol's header starts, bytes from the IPv6 header.
     pub(super) offset: usize,
-    /// Offset and "more" bits of the fragment header as they stand there (0xFFF9); 0 when the packet is
-    /// whole, be it by an atomic fragment (RFC 6946), which is a whole packet.
-    pub(super) fragment: u16,
+    /// The fragment header, if it says that there is more of the datagram than this packet. An atomic fragment
+    /// (RFC 6946) is a whole packet.
+    pub(super) fragment: Option<FragmentHeader>,
+}
+
+/// What an IPv6 fragment header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FragmentHeader {
+    /// Where it stands, bytes from the IPv6 header. What follows its eight bytes is the fragment.
+    pub(super) at: usize,
+    /// Which bytes of the datagram follow, from its start.
+    pub(super) offset: u16,
+    /// They are not the last ones.
+    pub(super) more: bool,
+}
+
+impl FragmentHeader {
+    /// Its length, bytes.
+    pub(super) const LEN: usize = 8;
+
+    /// None for an atomic fragment. The two reserved bits say nothing.
+    fn read(header: &[u8; 8], at: usize) -> Option<Self> {
+        let bits = u16::from_be_bytes([header[2], header[3]]);
+        (bits & 0xfff9 != 0).then_some(Self { at, offset: bits & 0xfff8, more: bits & 1 != 0 })
+    }
 }
 
 impl Chain {
     /// It is a fragment other than the first: what follows is payload, no header.
-    pub(super) const fn is_later_fragment(&self) -> bool {
-        self.fragment & 0xfff8 != 0
+    pub(super) fn is_later_fragment(&self) -> bool {
+        self.fragment.is_some_and(|header| header.offset != 0)
     }
 }
 
@@ -37,24 +59,31 @@ impl Chain {
 /// first ends it.
 ///
 /// # Errors
-/// `BadExtensionHeader` when it leaves the packet, has more than eight headers, or hop-by-hop options
-/// elsewhere than in front; `RoutingHeader` when segments are left.
+/// `BadExtensionHeader` when it leaves the packet, has more than eight headers, two fragment headers, or
+/// hop-by-hop options elsewhere than in front; `TinyFragment` when it leaves a first fragment, which must hold the
+/// whole chain (RFC 7112); `RoutingHeader` when segments are left.
 #[cold]
 pub(super) fn walk(packet: &[u8], mut protocol: u8) -> Result<Chain, DropReason> {
     let mut offset = FIXED_HEADER;
-    let mut fragment = 0;
+    let (mut fragment, mut fragment_headers) = (None, 0);
     for _ in 0..=MAX_HEADERS {
         if !matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION) {
             return Ok(Chain { protocol, offset, fragment });
         }
+        // Nothing but a first fragment has a fragment header behind it here.
+        let cut = if fragment.is_some() { DropReason::TinyFragment } else { DropReason::BadExtensionHeader };
         // No header is shorter than eight bytes.
-        let header: &[u8; 8] =
-            packet.get(offset..).and_then(<[u8]>::first_chunk).ok_or(DropReason::BadExtensionHeader)?;
+        let header: &[u8; 8] = packet.get(offset..).and_then(<[u8]>::first_chunk).ok_or(cut)?;
         let units = usize::from(header[1]);
         let len = match protocol {
             FRAGMENT => {
-                fragment = u16::from_be_bytes([header[2], header[3]]) & 0xfff9;
-                8
+                fragment_headers += 1;
+                // RFC 8200 has it once. Of two, the second would hide what the first says.
+                if fragment_headers > 1 {
+                    return Err(DropReason::BadExtensionHeader);
+                }
+                fragment = FragmentHeader::read(header, offset);
+                FragmentHeader::LEN
             }
             AUTHENTICATION => 4 * (units + 2),
             HOP_BY_HOP if offset != FIXED_HEADER => return Err(DropReason::BadExtensionHeader),
@@ -64,7 +93,7 @@ pub(super) fn walk(packet: &[u8], mut protocol: u8) -> Result<Chain, DropReason>
         protocol = header[0];
         offset += len;
         if offset > packet.len() {
-            return Err(DropReason::BadExtensionHeader);
+            return Err(cut);
         }
         let chain = Chain { protocol, offset, fragment };
         if chain.is_later_fragment() {
@@ -90,7 +119,7 @@ mod tests {
     }
 
     fn end(protocol: u8, offset: usize) -> Result<Chain, DropReason> {
-        Ok(Chain { protocol, offset, fragment: 0 })
+        Ok(Chain { protocol, offset, fragment: None })
     }
 
     #[test]
@@ -128,8 +157,35 @@ mod tests {
         assert_eq!(Ok(fragment([0, 0])), end(6, 48));
         // The two reserved bits say nothing.
         assert_eq!(Ok(fragment([0, 6])), end(6, 48));
-        assert_eq!((fragment([0, 1]).fragment, fragment([0, 1]).is_later_fragment()), (1, false));
-        assert_eq!((fragment([0, 8]).fragment, fragment([0, 8]).is_later_fragment()), (8, true));
+        let header = |offset, more| Some(FragmentHeader { at: 40, offset, more });
+        assert_eq!(
+            (fragment([0, 1]).fragment, fragment([0, 1]).is_later_fragment()),
+            (header(0, true), false)
+        );
+        assert_eq!(
+            (fragment([0, 8]).fragment, fragment([0, 8]).is_later_fragment()),
+            (header(8, false), true)
+        );
+    }
+
+    #[test]
+    fn a_first_fragment_holds_the_whole_chain_and_one_fragment_header() {
+        let first = [DESTINATION, 0, 0, 1, 0, 0, 0, 9];
+        let chain = walk(&packet(&[&first, &options(17)]), FRAGMENT).unwrap();
+        assert_eq!((chain.protocol, chain.offset, chain.fragment.unwrap().at), (17, 56, 40));
+        for short in [
+            &first[..],
+            &[&first[..], &options(17)[..7]].concat(),
+            &[&first[..], &[17, 1, 0, 0, 0, 0, 0, 0]].concat(),
+        ] {
+            assert_eq!(walk(&packet(&[short]), FRAGMENT), Err(DropReason::TinyFragment));
+        }
+        // An inner header that says "whole" does not undo an outer one that says "first".
+        for outer in [first, [DESTINATION, 0, 0, 0, 0, 0, 0, 9]] {
+            let nested = [FRAGMENT, outer[1], outer[2], outer[3], 0, 0, 0, 9];
+            let bytes = packet(&[&nested, &[17, 0, 0, 0, 0, 0, 0, 9], &[0; 8]]);
+            assert_eq!(walk(&bytes, FRAGMENT), Err(DropReason::BadExtensionHeader));
+        }
     }
 
     #[test]

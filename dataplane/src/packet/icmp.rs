@@ -39,11 +39,12 @@ impl<A: Address> IcmpError<A> {
     /// length is longer than the quote. A quoted first fragment has ports, so it is read.
     ///
     /// # Errors
-    /// `BadIcmpError`: checksum, headers or the first eight layer-4 bytes are wrong or missing, it is a later
+    /// `BadIcmpError`: it is itself a fragment; checksum, headers or the first eight layer-4 bytes are wrong or missing, it is a later
     /// fragment, or of a protocol without tuples. `IcmpRedirect`: any ICMPv6 redirect, which quotes in
     /// another form and is never valid behind a router.
     pub fn parse(bytes: &[u8], layout: &Layout) -> Result<Self, DropReason> {
-        if layout.kind() != Kind::IcmpError || layout.family() != A::FAMILY {
+        // Without the rest of it, an error's checksum can be neither verified nor made anew.
+        if layout.kind() != Kind::IcmpError || layout.family() != A::FAMILY || layout.is_fragment() {
             return Err(DropReason::BadIcmpError);
         }
         let message = &bytes[layout.l4_offset()..layout.total_len()];

@@ -4,8 +4,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::checksum::sum;
-use super::exthdr;
 use super::tuple::{Address, Family, Proto, Tuple};
+use super::{exthdr, fragment};
 use crate::verdict::DropReason;
 
 /// TCP flag bits as the header has them; 0 for other protocols.
@@ -49,8 +49,20 @@ pub enum Kind {
     Other,
 }
 
-/// Where things are in a validated packet: not a fragment, addresses that may be on the wire, the minimal
-/// layer-4 header of its [`Kind`] inside.
+/// How much of its datagram a packet is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Piece {
+    /// All of it.
+    #[default]
+    Whole,
+    /// The first fragment: it has the headers, so it has a [`Kind`].
+    First,
+    /// Another fragment: it is [`Kind::Other`], and means nothing without the first.
+    Later,
+}
+
+/// Where things are in a validated packet: addresses that may be on the wire, and the minimal layer-4 header of
+/// its [`Kind`] inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Layout {
     total: u16,
@@ -58,6 +70,7 @@ pub struct Layout {
     family: Family,
     kind: Kind,
     flags: L4Flags,
+    piece: Piece,
 }
 
 const _: () = assert!(size_of::<Layout>() == 8, "kept in every frame");
@@ -84,7 +97,14 @@ pub struct Addresses<A> {
 impl Default for Layout {
     /// Of no packet: nothing in it.
     fn default() -> Self {
-        Self { total: 0, l4: 0, family: Family::V4, kind: Kind::Other, flags: L4Flags::default() }
+        Self {
+            total: 0,
+            l4: 0,
+            family: Family::V4,
+            kind: Kind::Other,
+            flags: L4Flags::default(),
+            piece: Piece::Whole,
+        }
     }
 }
 
@@ -93,10 +113,11 @@ impl Layout {
     ///
     /// # Errors
     /// Why the packet is dropped. Multicast and broadcast destinations go first (`NotUnicast`: the kernel's
-    /// own noise), then impossible addresses (`Martian`), then link-local ones (`NotUnicast`), fragments
-    /// and lengths. Two link-local IPv4 addresses pass: a destination, because a SNAT address may be one, so that
-    /// only whoever knows the flows can tell; and the source of an ICMP error, which numbered tunnels send from
-    /// 169.254.0.0/16 and whose MTU must not be lost.
+    /// own noise), then impossible addresses (`Martian`), then link-local ones (`NotUnicast`), then lengths;
+    /// fragments that can be none (`BadFragment`) or hide their headers (`TinyFragment`). Two link-local IPv4
+    /// addresses pass: a destination, because a SNAT address may be one, so that only whoever knows the flows can
+    /// tell; and the source of an ICMP error, which numbered tunnels send from 169.254.0.0/16 and whose MTU must not
+    /// be lost.
     ///
     /// An atomic IPv6 fragment (RFC 6946) is a whole packet. IPv4 options are allowed.
     #[inline]
@@ -141,6 +162,20 @@ impl Layout {
     #[must_use]
     pub fn flags(&self) -> L4Flags {
         self.flags
+    }
+
+    /// It is a part of a datagram; see [`fragment::Part`] for which.
+    #[inline]
+    #[must_use]
+    pub fn is_fragment(&self) -> bool {
+        self.piece != Piece::Whole
+    }
+
+    /// How much of its datagram it is.
+    #[inline]
+    #[must_use]
+    pub fn piece(&self) -> Piece {
+        self.piece
     }
 
     /// The addresses of a packet of family `A`.
@@ -203,15 +238,18 @@ impl Layout {
         if is_special_v4(header[12]) || is_special_v4(header[16]) {
             link_local_source = judge_v4(Ipv4Addr::read(&header[12..]), Ipv4Addr::read(&header[16..]))?;
         }
+        let message = &bytes[l4..usize::from(total)];
         // More fragments, or an offset.
-        if word(header, 6) & 0x3fff != 0 {
-            return Err(DropReason::Fragment);
-        }
-        let (kind, flags) = upper(header[9], ICMP, &bytes[l4..usize::from(total)])?;
+        let (kind, flags, piece) = if word(header, 6) & 0x3fff == 0 {
+            let (kind, flags) = upper(header[9], ICMP, message)?;
+            (kind, flags, Piece::Whole)
+        } else {
+            fragment::judge_v4(word(header, 6), header[9], l4, message)?
+        };
         if link_local_source && kind != Kind::IcmpError {
             return Err(DropReason::NotUnicast);
         }
-        Ok(Self { total, l4: ihl, family: Family::V4, kind, flags })
+        Ok(Self { total, l4: ihl, family: Family::V4, kind, flags, piece })
     }
 
     #[inline]
@@ -226,26 +264,28 @@ impl Layout {
         let (mut protocol, mut l4) = (header[6], 40);
         if !matches!(protocol, TCP | UDP | ICMPV6) {
             let chain = exthdr::walk(packet, protocol)?;
-            if chain.fragment != 0 {
-                return Err(DropReason::Fragment);
+            if let Some(header) = chain.fragment {
+                let l4 = u16::try_from(chain.offset).map_err(|_| DropReason::BadExtensionHeader)?;
+                let (kind, flags, piece) = fragment::judge_v6(header, &chain, packet)?;
+                return Ok(Self { total, l4, family: Family::V6, kind, flags, piece });
             }
             protocol = chain.protocol;
             l4 = u16::try_from(chain.offset).map_err(|_| DropReason::BadExtensionHeader)?;
         }
         let (kind, flags) = upper(protocol, ICMPV6, &packet[usize::from(l4)..])?;
-        Ok(Self { total, l4, family: Family::V6, kind, flags })
+        Ok(Self { total, l4, family: Family::V6, kind, flags, piece: Piece::Whole })
     }
 }
 
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
-const SCTP: u8 = 132;
+pub(super) const ICMP: u8 = 1;
+pub(super) const TCP: u8 = 6;
+pub(super) const UDP: u8 = 17;
+pub(super) const ICMPV6: u8 = 58;
+pub(super) const SCTP: u8 = 132;
 
 /// Judges the layer-4 header; `icmp` is the number ICMP has in this family.
 #[inline]
-fn upper(protocol: u8, icmp: u8, l4: &[u8]) -> Result<(Kind, L4Flags), DropReason> {
+pub(super) fn upper(protocol: u8, icmp: u8, l4: &[u8]) -> Result<(Kind, L4Flags), DropReason> {
     const BAD: DropReason = DropReason::BadL4Header;
     match protocol {
         TCP => {
@@ -334,7 +374,7 @@ fn judge_v6(src: Ipv6Addr, dst: Ipv6Addr) -> Result<(), DropReason> {
 
 /// The big-endian word at a place inside.
 #[inline]
-fn word(bytes: &[u8], at: usize) -> u16 {
+pub(super) fn word(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 

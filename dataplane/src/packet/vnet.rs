@@ -81,7 +81,8 @@ impl VnetHdr {
     ///
     /// On TCP and UDP an unfinished checksum must be exactly theirs. An inner one of a [`Kind::Other`] or
     /// [`Kind::Icmp`] packet is none of our business as long as it is inside: we never rewrite those, so it
-    /// passes as [`Csum::Full`]. On SCTP and ICMP errors, whose checksums we work on, it contradicts.
+    /// passes as [`Csum::Full`]. On SCTP and ICMP errors, whose checksums we work on, it contradicts; and on
+    /// fragments, as does segmentation: who cuts a datagram has its whole checksum.
     ///
     /// # Errors
     /// `BadVnetHeader` when it points outside the packet or to a checksum not ours, when its segmentation is
@@ -93,6 +94,10 @@ impl VnetHdr {
             return Ok(Csum::Full);
         }
         let known = self.flags & !(Self::NEEDS_CSUM | Self::DATA_VALID) == 0;
+        let whole = self.flags & Self::NEEDS_CSUM == 0 && self.gso_type == Self::GSO_NONE;
+        if layout.is_fragment() && !whole {
+            return Err(DropReason::BadVnetHeader);
+        }
         if known && usize::from(self.hdr_len) <= bytes.len() && self.segmentation_fits(layout) {
             self.csum(layout, bytes).ok_or(DropReason::BadVnetHeader)
         } else {

@@ -116,7 +116,7 @@ impl Cluster {
         cluster.start_agents()?;
         timeline.reached("nodes");
         cluster.start_proxies()?;
-        cluster.settle(PATIENCE)?;
+        cluster.settle(PATIENCE).map_err(|error| cluster.told(&error))?;
         timeline.reached("proxies");
         cluster.wait("CoreDNS is available", || dns::available(cluster.api()))?;
         for node in &cluster.nodes {
@@ -301,12 +301,15 @@ impl Cluster {
         Ok(())
     }
 
+    fn told(&self, what: &dyn std::fmt::Display) -> io::Error {
+        io::Error::other(format!("{what}\n{}", self.logs(20)))
+    }
+
     fn wait(&self, what: &str, mut condition: impl FnMut() -> bool) -> io::Result<()> {
         let begun = SystemTime::now();
         while !condition() {
             if begun.elapsed().unwrap_or_default() > PATIENCE {
-                let logs = self.logs(20);
-                return Err(io::Error::other(format!("{what}: not within {PATIENCE:?}\n{logs}")));
+                return Err(self.told(&format_args!("{what}: not within {PATIENCE:?}")));
             }
             thread::sleep(Duration::from_millis(25));
         }

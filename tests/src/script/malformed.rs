@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 
 use dataplane::packet::vnet::{VNET_LEN, VnetHdr};
 use dataplane::verdict::DropReason;
-use etherparse::{IpFragOffset, IpNumber, Ipv4Header, checksum::Sum16BitWords};
+use etherparse::{IpNumber, checksum::Sum16BitWords};
 
 use crate::cluster::addr;
-use crate::packets::{IcmpError, Offload, Spec, Wire, flags, icmp, icmp_error, tcp, udp};
+use crate::packets::{IcmpError, Offload, Spec, Wire, flags, fragment, head, icmp, icmp_error, tcp, udp};
 
 /// One such frame.
 #[derive(Clone, Debug)]
@@ -27,6 +27,7 @@ pub fn malformed() -> Vec<Malformed> {
     lengths(&mut list);
     ipv4(&mut list);
     ipv6(&mut list);
+    fragments(&mut list);
     offloads(&mut list);
     addresses(&mut list);
     errors(&mut list);
@@ -118,7 +119,7 @@ fn lengths(list: &mut List) {
 }
 
 fn ipv4(list: &mut List) {
-    use DropReason::{BadHeaderChecksum, BadHeaderLength, Fragment};
+    use DropReason::{BadHeaderChecksum, BadHeaderLength};
     list.changed("IHL of 4", BadHeaderLength, &syn4(), |p| p[0] = 0x44);
     list.changed("IHL of 0", BadHeaderLength, &syn4(), |p| p[0] = 0x40);
     list.changed("IHL beyond the packet", BadHeaderLength, &syn4(), |p| {
@@ -128,22 +129,10 @@ fn ipv4(list: &mut List) {
     let mut bytes = syn4().bytes();
     bytes[10] ^= 0x40;
     list.bytes("IPv4 header checksum", BadHeaderChecksum, bytes);
-    let fragment = |more: bool, offset: u16| {
-        let (mut header, rest) =
-            Ipv4Header::from_slice(&udp4().bytes()).map(|(h, r)| (h, r.to_vec())).expect("ours");
-        header.more_fragments = more;
-        header.dont_fragment = false;
-        header.fragment_offset = IpFragOffset::try_new(offset).expect("thirteen bits");
-        header.header_checksum = header.calc_header_checksum();
-        [header.to_bytes().as_slice(), &rest].concat()
-    };
-    list.bytes("first IPv4 fragment", Fragment, fragment(true, 0));
-    list.bytes("middle IPv4 fragment", Fragment, fragment(true, 185));
-    list.bytes("last IPv4 fragment", Fragment, fragment(false, 185));
 }
 
 fn ipv6(list: &mut List) {
-    use DropReason::{BadExtensionHeader, Fragment, RoutingHeader};
+    use DropReason::{BadExtensionHeader, RoutingHeader};
     let options = [1, 4, 0, 0, 0, 0];
     let hop = IpNumber::IPV6_HEADER_HOP_BY_HOP;
     let dest = IpNumber::IPV6_DESTINATION_OPTIONS;
@@ -162,8 +151,53 @@ fn ipv6(list: &mut List) {
     let route = udp6().extension(IpNumber::IPV6_ROUTE_HEADER, &[0, 1, 0, 0, 0, 0]);
     list.wire("a routing header with segments left", RoutingHeader, &route.wire());
     let fragment = IpNumber::IPV6_FRAGMENTATION_HEADER;
-    list.wire("first IPv6 fragment", Fragment, &udp6().extension(fragment, &[0, 1, 0, 0, 0, 9]).wire());
-    list.wire("last IPv6 fragment", Fragment, &udp6().extension(fragment, &[4, 0, 0, 0, 0, 9]).wire());
+    let twice = udp6().extension(fragment, &[0, 0, 0, 0, 0, 9]).extension(fragment, &[0, 0, 0, 0, 0, 9]);
+    list.wire("two fragment headers", BadExtensionHeader, &twice.wire());
+}
+
+fn fragments(list: &mut List) {
+    use DropReason::{BadFragment, BadL4Header, TinyFragment};
+    for (spec, ack) in [(udp4(), syn4()), (udp6(), syn6())] {
+        let (udp, tcp) = (spec.payload(vec![3; 100]).bytes(), ack.payload(vec![3; 100]).bytes());
+        let (of, of_tcp) = (&udp[head(&udp)..], &tcp[head(&tcp)..]);
+        let mut cut = |name, reason, packet: &[u8], offset, more, data: &[u8]| {
+            list.bytes(name, reason, fragment(packet, 9, offset, more, data));
+        };
+        cut("a fragment without bytes", BadFragment, &udp, 8, true, &[]);
+        cut("a first fragment without bytes", BadFragment, &udp, 0, true, &[]);
+        cut("a last fragment without bytes", BadFragment, &udp, 8, false, &[]);
+        cut("a fragment of seven bytes that is not the last", BadFragment, &udp, 8, true, &of[8..15]);
+        cut("a first fragment of 81 bytes", BadFragment, &udp, 0, true, &of[..81]);
+        cut("a fragment beyond 65,535", BadFragment, &udp, 65_528, false, &[1; 8]);
+        cut("a first fragment without the whole TCP header", TinyFragment, &tcp, 0, true, &of_tcp[..16]);
+        cut("a first fragment with the ports alone", TinyFragment, &tcp, 0, true, &of_tcp[..8]);
+        cut("a later fragment with TCP flags", TinyFragment, &tcp, 8, true, &of_tcp[8..32]);
+        let mut long = of_tcp[..24].to_vec();
+        long[12] = 0xf0;
+        cut("a first fragment without the TCP options", TinyFragment, &tcp, 0, true, &long);
+        let mut short = of[..16].to_vec();
+        short[4..6].copy_from_slice(&[0, 16]);
+        cut(
+            "a first fragment that is the whole datagram by UDP's length",
+            BadL4Header,
+            &udp,
+            0,
+            true,
+            &short,
+        );
+    }
+    let options =
+        udp6().extension(IpNumber::IPV6_DESTINATION_OPTIONS, &[1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let bytes = options.bytes();
+    let part = fragment(&bytes, 9, 0, true, &bytes[40..48]);
+    list.bytes("a first fragment without the whole header chain", TinyFragment, part);
+    let bytes = syn4().bytes();
+    let mut whole = Wire::plain(fragment(&bytes, 9, 24, false, &[1; 40]));
+    whole.vnet =
+        VnetHdr { flags: VnetHdr::NEEDS_CSUM, csum_start: 20, csum_offset: 16, ..VnetHdr::default() };
+    list.wire("a fragment with an unfinished checksum", DropReason::BadVnetHeader, &whole);
+    whole.vnet = VnetHdr { gso_type: VnetHdr::GSO_UDP, gso_size: 8, ..VnetHdr::default() };
+    list.wire("a fragment to be cut", DropReason::BadVnetHeader, &whole);
 }
 
 /// What a virtio-net header is made to say.

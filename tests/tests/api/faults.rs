@@ -149,7 +149,7 @@ async fn a_server_that_will_not_resume_is_listed_anew() {
     for code in [410, 400, 504] {
         let mut story = Story::ready(small().await).await;
         story.api.forget_requests();
-        story.api.fail_next(3, Fault::Status(code));
+        story.api.fail_next(WATCHES, Fault::Status(code));
         story.api.end_watches();
         let relisted = |story: &Story| story.lists() == WATCHES && story.well();
         story.until("everything is listed anew", relisted).await;
@@ -202,7 +202,7 @@ async fn connections_that_close_without_an_answer_are_told_and_retried() {
 #[tokio::test]
 async fn a_slow_server_is_waited_for() {
     let api = small().await;
-    api.fail_next(6, Fault::Slow(Duration::from_millis(700)));
+    api.fail_next(2 * WATCHES, Fault::Slow(Duration::from_millis(700)));
     let story = Story::ready(api).await;
     assert_eq!(story.health.len(), 1, "{:?}", story.health);
 }

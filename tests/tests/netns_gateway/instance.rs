@@ -66,7 +66,7 @@ pub(crate) fn usage() {
         (vec!["--no-such-flag"], "--no-such-flag"),
         (vec!["--manifests", &dir], "snatAddresses"),
         (vec!["--manifests", &dir, "--snat-address", SNAT[0], "--workers", "99"], "workers"),
-        (vec!["--manifests", &dir, "--snat-address", SNAT[0], "--return-path", "connmark"], "returnPath"),
+        (vec!["--manifests", &dir, "--snat-address", SNAT[0], "--return-path", "sideways"], "return-path"),
         (
             vec!["--manifests", &dir, "--snat-address", SNAT[0], "--service-cidr", "10.96.0.0/33"],
             "serviceCIDRs",

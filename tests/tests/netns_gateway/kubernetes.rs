@@ -46,7 +46,7 @@ fn listener(site: &Site, port: u16) -> TcpListener {
 
 fn start(site: &mut Site, api: &FakeApi) {
     let kubeconfig = api.kubeconfig().to_string_lossy().into_owned();
-    site.start(&["--kubeconfig", &kubeconfig, "--node-name", "n1"]);
+    site.start(&["--kubeconfig", &kubeconfig, "--node-name", "n1", "--return-path", "masquerade"]);
 }
 
 /// Killed, and started while the API server is away: a SYN gets no answer at all, and is served when it is back.

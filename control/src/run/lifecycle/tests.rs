@@ -133,6 +133,7 @@ fn play_as(
 ) -> (anyhow::Result<()>, FakeHost) {
     let file = ConfigFile {
         max_flows: Some(crate::config::file::MaxFlows { ipv4: Some(4096), ipv6: Some(4096) }),
+        return_path: Some(crate::config::file::ReturnPathName::Masquerade),
         snat_addresses: Some(vec!["192.0.2.1".parse().unwrap()]),
         ..ConfigFile::default()
     };
@@ -296,7 +297,8 @@ fn lists_that_end_together_are_published_together() {
         // So many that the end of the first list is the last event taken at once.
         for n in 0..EVENTS_AT_ONCE - 4 {
             let vip = format!("10.97.{}.{}", n / 250, n % 250);
-            say(Event::Service(Box::new(service(&format!("s{n}"), &vip))));
+            let affinity = (n == 0).then_some(30);
+            say(Event::Service(Box::new(Service { affinity, ..service(&format!("s{n}"), &vip) })));
         }
         say(Event::Slice(Box::new(slice("s0-1", "s0", &["10.1.0.1"]))));
         say(Event::Done(Kind::Service));
@@ -308,6 +310,8 @@ fn lists_that_end_together_are_published_together() {
         );
         assert_eq!(after.services[0].endpoints.len(), 1, "a Service without its endpoints was served");
         assert_eq!(after.status.generation, before.generation + 1);
+        assert_eq!([0, 1].map(|n| after.services[n].affinity_seconds), [Some(30), None]);
+        assert_eq!((after.status.remembered, after.status.remembered_max), (0, 262_144));
     });
     ended.unwrap();
 }

@@ -3,10 +3,12 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use super::fragments::{cut, long_udp};
 use crate::engine::EngineConfig;
 use crate::engine::testkit::*;
-use crate::flow::Key;
+use crate::flow::{Hash, Key};
 use crate::ids::WorkerId;
+use crate::nat::fragment::Due;
 use crate::nat::prng::Prng;
 use crate::nat::tally::Tally;
 use crate::nat::{Choices, Fate, Nat, Outcome};
@@ -225,6 +227,30 @@ fn a_flow_found_only_while_opening_is_judged_as_any_hit() {
     });
 }
 
+#[test]
+fn a_first_fragment_that_raced_is_tried_again_as_if_it_had_not_come() {
+    let (mut rig, _) = withdrawn();
+    let pieces = cut(&long_udp(CLIENT, DNS, 2_000), 7, 1_000);
+    let mut frame = Frame::default();
+    let fragments = Arc::clone(&rig.tables.fragments);
+    with_nat(&mut rig, |nat| {
+        for (piece, outcome, datagrams) in [
+            // As above: the stale flow is met while opening.
+            (&pieces[0], Outcome::Raced, 0),
+            (&pieces[1], Outcome::Held, 1),
+            (&pieces[0], Outcome::TRANSLATED, 1),
+            (&pieces[2], Outcome::TRANSLATED, 0),
+        ] {
+            frame.fill(VnetHdr::default(), piece);
+            frame.layout = Layout::of(frame.packet()).unwrap();
+            assert_eq!(nat.translate::<Ipv4Addr>(&mut frame, Hash::default()), outcome);
+            assert_eq!(fragments.datagrams(), datagrams);
+        }
+        assert_eq!((nat.due.len(), nat.stats.read().get(Counter::Fragments)), (1, 3));
+        assert_eq!(endpoints(frame.packet()).1.ip(), ip("10.244.0.4"));
+    });
+}
+
 /// What the client's packets to the DNS Service have.
 fn question() -> Tuple<Ipv4Addr> {
     let (src, dst) = (Ipv4Addr::new(10, 1, 0, 7), Ipv4Addr::new(10, 96, 0, 53));
@@ -246,5 +272,7 @@ fn with_nat(rig: &mut Rig, f: impl FnOnce(&mut Nat<'_, 2>)) {
         affinity: &rig.tables.affinity,
         stats: &WorkerStats::default(),
         may_evict: &mut true,
+        fragments: rig.tables.fragments.v4(),
+        due: &mut Due::default(),
     });
 }

@@ -134,12 +134,17 @@ fn every_bit_of_an_ipv4_header_is_under_its_checksum() {
 
 #[test]
 fn ipv4_fragments_are_named_and_other_flags_ignored() {
-    for (bits, fragment) in
-        [(0x2000_u16, true), (0x0001, true), (0x1fff, true), (0x4000, false), (0x8000, false)]
-    {
+    let udp = Kind::Flow(Proto::Udp);
+    for (bits, expected) in [
+        (0x2000_u16, Err(DropReason::BadFragment)),
+        (0x0001, Ok((Kind::Other, Piece::Later))),
+        (0x4001, Ok((Kind::Other, Piece::Later))),
+        (0x1fff, Err(DropReason::BadFragment)),
+        (0x4000, Ok((udp, Piece::Whole))),
+        (0x8000, Ok((udp, Piece::Whole))),
+    ] {
         let bytes = with(v4(Proto::Udp).build(), 6, &bits.to_be_bytes());
-        let found = Layout::of(&bytes).map(|layout| layout.kind());
-        let expected = if fragment { Err(DropReason::Fragment) } else { Ok(Kind::Flow(Proto::Udp)) };
+        let found = Layout::of(&bytes).map(|layout| (layout.kind(), layout.piece()));
         assert_eq!(found, expected, "{bits:#06x}");
     }
 }
@@ -171,8 +176,8 @@ fn ipv6_chains_give_their_reasons() {
     let kind = |bytes: &[u8]| Layout::of(bytes).map(|layout| (layout.kind(), layout.l4_offset()));
     let tcp = Ok((Kind::Flow(Proto::Tcp), 48));
     assert_eq!(kind(&chained(44, &[6, 0, 0, 0, 1, 2, 3, 4])), tcp, "atomic fragment");
-    assert_eq!(kind(&chained(44, &[6, 0, 0, 1, 1, 2, 3, 4])), Err(DropReason::Fragment), "first");
-    assert_eq!(kind(&chained(44, &[60, 0, 0, 8, 1, 2, 3, 4])), Err(DropReason::Fragment), "later");
+    assert_eq!(kind(&chained(44, &[6, 0, 0, 1, 1, 2, 3, 4])), Err(DropReason::BadFragment), "25 bytes");
+    assert_eq!(kind(&chained(44, &[60, 0, 0, 8, 1, 2, 3, 4])), Ok((Kind::Other, 48)), "later");
     assert_eq!(kind(&chained(43, &[6, 0, 4, 0, 0, 0, 0, 0])), tcp, "no segments left");
     assert_eq!(kind(&chained(43, &[6, 0, 4, 1, 0, 0, 0, 0])), Err(DropReason::RoutingHeader));
     assert_eq!(kind(&chained(60, &[6, 200, 0, 0, 0, 0, 0, 0])), Err(DropReason::BadExtensionHeader));
