@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     tests::runner::main(&[
         ("pages_come_through_the_service_address_and_from_nowhere_else", serve::pages),
         ("a_source_port_may_be_used_again_and_again", serve::port_reuse),
+        ("a_sticky_service_keeps_its_clients", serve::session_affinity),
         ("a_smaller_mtu_behind_the_gateway_is_learned", serve::path_mtu),
         ("bulk_goes_through_as_super_packets_at_mtu_1500", bulk::mtu_1500),
         ("bulk_goes_through_as_super_packets_at_mtu_9000", bulk::mtu_9000),

@@ -159,7 +159,8 @@ impl PodNetwork {
                     &self.node,
                     &format!(
                         "link add {link} type veth peer name eth0 address {mac} netns {name}\n\
-                         link set {link} master cni0 up\n"
+                         link set {link} master cni0 up\n\
+                         link set {link} type bridge_slave hairpin on\n"
                     ),
                 )?;
                 ip_lines(

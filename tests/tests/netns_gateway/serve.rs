@@ -5,10 +5,11 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, SystemTime};
 
+use control::socket::wire::Services;
 use tests::http;
 use tests::netns::{Capture, wait_for};
 
-use crate::site::{PATIENCE, Site, WEB, at, url};
+use crate::site::{PATIENCE, Site, WEB, at, url, web};
 
 /// busybox and curl get pages from both backends, and on the client's link there is nobody but the Service.
 pub(crate) fn pages() {
@@ -79,6 +80,49 @@ pub(crate) fn port_reuse() {
         assert_eq!(seen.len(), 2, "thirty fresh choices met one backend only");
     }
     assert!(site.counters().counters["flows_reopened"] > 0);
+}
+
+/// A sticky Service keeps a client at one backend until its time is up, or until it is sticky no more.
+pub(crate) fn session_affinity() {
+    let site = Site::serving(1500);
+    let told = |wanted: Option<u32>| {
+        let port = |services: &Services| {
+            services.services.iter().find(|port| port.name == "default/web:http").cloned()
+        };
+        wait_for("the affinity is served", PATIENCE, || {
+            port(&site.services()).is_some_and(|port| port.affinity_seconds == wanted)
+        });
+    };
+    let sticky = |seconds: u32| {
+        let affinity = format!(
+            "  sessionAffinity: ClientIP\n  sessionAffinityConfig: {{clientIP: {{timeoutSeconds: {seconds}}}}}\n  ports:"
+        );
+        web(&[0, 1]).replacen("  ports:", &affinity, 1)
+    };
+    let pages =
+        |vip: &str, n| -> BTreeSet<String> { (0..n).map(|_| site.curl(&url(vip, 80)).unwrap()).collect() };
+    site.write("web.yaml", &sticky(10_800));
+    told(Some(10_800));
+    for vip in WEB {
+        assert_eq!(pages(vip, 15).len(), 1, "{vip}");
+    }
+    assert!(site.told("services").contains("ClientIP 10800s"));
+    assert!(site.services().status.remembered >= 2);
+    site.write("web.yaml", &web(&[0, 1]));
+    told(None);
+    for vip in WEB {
+        wait_for("both backends", PATIENCE, || pages(vip, 5).len() == 2);
+    }
+    // Its time must really pass, a second and then some; every other time the pick falls on the other one.
+    site.write("web.yaml", &sticky(1));
+    told(Some(1));
+    let mut seen = pages(WEB[0], 1);
+    wait_for("another backend after the timeout", PATIENCE, || {
+        std::thread::sleep(Duration::from_millis(2_100));
+        seen.extend(pages(WEB[0], 1));
+        seen.len() == 2
+    });
+    site.assert_nothing_uncounted();
 }
 
 /// A narrow hop behind the gateway: the error names the Service, so the client learns its MTU and the page arrives.

@@ -95,7 +95,11 @@ fn serve(options: Options) -> Result<(), String> {
         let socket =
             UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)).map_err(|e| format!("UDP port {port}: {e}"))?;
         let host = Arc::clone(&host);
-        thread::spawn(move || udp::serve(&socket, &host));
+        thread::spawn(move || {
+            if let Err(error) = udp::serve(&socket, &host) {
+                println!("agnhost: UDP port {port}: {error}");
+            }
+        });
     }
     let signal = ends.wait().map_err(|error| error.to_string())?;
     println!("{signal}: ends in {:?}", options.delay);

@@ -1,0 +1,193 @@
+//! The walkthrough: what a person types and sees, from two web pods to their page by address and by name.
+//!
+//! Its lines begin with a bar: `tests/run walkthrough` shows them.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::net::IpAddr;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use tests::kubernetes::{Output, Site};
+
+use crate::client::dns::{self, Kind};
+use crate::client::{Connection, Proto};
+use crate::kit::{From, LAG, Outcome, PATIENCE, ensure, eventually};
+use crate::kubernetes::scenarios::snmp;
+use crate::objects::{Family, Service, address};
+
+const MANIFEST: &str = include_str!("../../../control/manifests/walkthrough.yaml");
+const STEP: Duration = Duration::from_secs(60);
+/// How often the page is fetched to see who serves it: by chance a backend of two is never missed so often.
+const FETCHES: u64 = 24;
+
+/// Tells it, and checks every step.
+pub(crate) fn tell(site: &Site<'_>) -> Outcome {
+    apply(site)?;
+    let pods = running(site)?;
+    show(site, "kubectl", &["get", "pods", "-o", "wide"], "")?;
+    show(site, "kubectl", &["get", "svc"], "")?;
+    let service = Service { name: "my-service".to_owned(), ips: site.cluster_ips("my-service")? };
+    show(
+        site,
+        "kubectl",
+        &["run", "client", "--image=busybox:1.36", "--restart=Never", "--", "sleep", "3600"],
+        "",
+    )?;
+    site.wait_ready("client", STEP)?;
+    let address = format!("http://{}:80", service.ip(Family::V4));
+    let page = fetch(site, &address)?;
+    ensure(page.contains("Welcome to nginx!"), || format!("{address}: {page}"))?;
+    let by_name = fetch(site, "http://my-service:80")?;
+    ensure(by_name == page, || format!("by name: {by_name}"))?;
+    names(site, &service)?;
+    both_backends(site, &pods, &service)?;
+    only_the_cluster_ip(site, &pods, &service)?;
+    cleaned_up(site, &service)
+}
+
+fn apply(site: &Site<'_>) -> Outcome {
+    for line in MANIFEST.lines().filter(|line| !line.is_empty()) {
+        println!("|     {line}");
+    }
+    let said = show(site, "kubectl", &["apply", "-f", "-"], MANIFEST)?;
+    let created = ["deployment.apps/my-app created", "service/my-service created"];
+    ensure(created.iter().all(|line| said.stdout.contains(line)), || format!("{said:?}"))
+}
+
+/// Runs kubectl as a person would, and prints both sides.
+fn show(site: &Site<'_>, program: &str, words: &[&str], input: &str) -> Outcome<Output> {
+    println!("| $ {program} -n {} {}", site.name(), words.join(" "));
+    let all = [&["-n", site.name()], words].concat();
+    let said = site.cluster().kubectl(&all, input)?;
+    for line in said.stdout.lines().chain(said.stderr.lines()) {
+        println!("| {line}");
+    }
+    println!("|");
+    ensure(said.code == 0, || format!("{program} {words:?}: {said:?}"))?;
+    Ok(said)
+}
+
+/// The two web pods, once they run: their names, and the nodes they are on.
+fn running(site: &Site<'_>) -> Outcome<BTreeMap<String, String>> {
+    show(site, "kubectl", &["rollout", "status", "deployment/my-app", "--timeout=60s"], "")?;
+    let pods = site.list("Pod", "app=my-app")?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let pods: BTreeMap<String, String> =
+        pods.iter().map(|pod| (text(&pod["metadata"]["name"]), text(&pod["spec"]["nodeName"]))).collect();
+    ensure(pods.len() == 2, || format!("{pods:?}"))?;
+    Ok(pods)
+}
+
+/// What a person types in the client pod.
+fn fetch(site: &Site<'_>, url: &str) -> Outcome<String> {
+    println!("| client$ wget -qO- {url}");
+    let said = eventually(url, LAG, || {
+        let said =
+            site.exec("client", &["wget", "-qO-", "-T", "5", url], STEP).map_err(|why| why.to_string())?;
+        if said.code == 0 { Ok(said) } else { Err(format!("{said:?}")) }
+    })?;
+    for line in said.stdout.lines().filter(|line| line.contains("<title>") || line.contains("<h1>")) {
+        println!("| {line}");
+    }
+    println!("|");
+    Ok(said.stdout)
+}
+
+/// The name server is itself behind a ClusterIP: over UDP, and over TCP.
+fn names(site: &Site<'_>, service: &Service) -> Outcome {
+    let name = format!("my-service.{}.svc.cluster.local", site.name());
+    for over in [Proto::Udp, Proto::Tcp] {
+        let server = IpAddr::from([10, 96, 0, 10]);
+        let asked = site.inside("client", || dns::ask(server, over, &name, Kind::A, PATIENCE))??;
+        println!("| {name} from {server} over {over:?}: {:?}", asked.addresses);
+        ensure(asked.addresses == [service.ip(Family::V4)], || format!("{name} over {over:?}: {asked:?}"))?;
+    }
+    println!("|");
+    Ok(())
+}
+
+/// Connections each pod has taken, as its own kernel counts them.
+fn taken(site: &Site<'_>, pods: &BTreeMap<String, String>) -> Outcome<BTreeMap<String, u64>> {
+    pods.keys().map(|pod| Ok((pod.clone(), site.inside(pod, || snmp("Tcp", "PassiveOpens"))??))).collect()
+}
+
+/// Both pods serve, the one beside the client and the one on the other node; nothing is served by anybody else.
+fn both_backends(site: &Site<'_>, pods: &BTreeMap<String, String>, service: &Service) -> Outcome {
+    let client = site.get("Pod", "client")?.ok_or("the client is gone")?;
+    let home = client["spec"]["nodeName"].as_str().unwrap_or_default();
+    let before = taken(site, pods)?;
+    let front = service.tcp(Family::V4, 80);
+    for _ in 0..FETCHES {
+        site.inside("client", || crate::client::http_get(front.at, "/", PATIENCE))??;
+    }
+    let after = taken(site, pods)?;
+    let counts: BTreeMap<&String, u64> =
+        after.iter().map(|(pod, count)| (pod, count - before[pod])).collect();
+    println!("| {FETCHES} fetches by the client, which is on {home}:");
+    for (pod, count) in &counts {
+        println!("|   {count:3} served by {pod} on {}", pods[*pod]);
+    }
+    println!("|");
+    ensure(counts.values().all(|count| *count > 0), || format!("one serves nothing: {counts:?}"))?;
+    ensure(counts.values().sum::<u64>() == FETCHES, || format!("{FETCHES} fetches, {counts:?}"))?;
+    let nodes: Vec<&String> = pods.values().collect();
+    ensure(nodes[0] != nodes[1], || format!("both on one node: {pods:?}"))
+}
+
+/// In the client's own network the pods' addresses never occur: only the ClusterIP does.
+fn only_the_cluster_ip(site: &Site<'_>, pods: &BTreeMap<String, String>, service: &Service) -> Outcome {
+    let front = service.tcp(Family::V4, 80);
+    let mut dump = site.inside("client", watch)??;
+    for _ in 0..8 {
+        let mut connection = site.inside("client", || Connection::open(front.at, PATIENCE))??;
+        connection.get("/", PATIENCE)?;
+    }
+    // Packets are printed a moment after they were seen.
+    thread::sleep(Duration::from_millis(500));
+    dump.kill()?;
+    let mut seen = String::new();
+    dump.stdout.take().ok_or("no output")?.read_to_string(&mut seen)?;
+    dump.wait()?;
+    let cluster_ip = service.ip(Family::V4).to_string();
+    let packets = seen.lines().filter(|line| line.contains(&cluster_ip)).count();
+    ensure(packets >= 8 * 6, || format!("tcpdump saw {packets} packets:\n{seen}"))?;
+    for pod in pods.keys() {
+        let own = address(site, pod, Family::V4)?.to_string();
+        ensure(!seen.contains(&own), || format!("the client sees {own}:\n{seen}"))?;
+    }
+    println!("| tcpdump in the client: {packets} packets, all with {cluster_ip}, none with a pod's address");
+    println!("|");
+    Ok(())
+}
+
+/// A tcpdump of everything over TCP that passes here; it is at work when this returns.
+fn watch() -> std::io::Result<Child> {
+    let mut child = Command::new("tcpdump")
+        .args(["-i", "any", "-nn", "-l", "--immediate-mode", "tcp"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let said = child.stderr.take().ok_or_else(|| std::io::Error::other("no output"))?;
+    for line in BufReader::new(said).lines() {
+        if line?.contains("listening on") {
+            return Ok(child);
+        }
+    }
+    child.wait()?;
+    Err(std::io::Error::other("tcpdump ended"))
+}
+
+/// Deleted, nothing of it answers any more.
+fn cleaned_up(site: &Site<'_>, service: &Service) -> Outcome {
+    show(site, "kubectl", &["delete", "-f", "-", "--wait=true", "--timeout=60s"], MANIFEST)?;
+    crate::kit::unreachable(site, From::Pod("client"), service.tcp(Family::V4, 80))?;
+    println!("| client$ wget -qO- -T 2 http://{}:80", service.ip(Family::V4));
+    let url = format!("http://{}:80", service.ip(Family::V4));
+    let said = site.exec("client", &["wget", "-qO-", "-T", "2", &url], STEP)?;
+    println!("| {}", said.stderr.trim());
+    ensure(said.code != 0, || format!("still served: {said:?}"))
+}
