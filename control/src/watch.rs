@@ -24,6 +24,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, DefaultBackoff};
 use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::Sender;
 
 use crate::model::{Problem, Reading};
@@ -46,6 +47,10 @@ const WATCH_SECONDS: u32 = 60;
 
 /// A server that did not know a kind may be a newer one by then.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
+
+/// The longest pause: how long a server that is back may not be noticed. client-go's is 30 s, which is how long
+/// endpoints that are gone would go on being served.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// client-go's page size.
 const PAGE_SIZE: u32 = 500;
@@ -100,6 +105,7 @@ impl Source for Api {
                 page_size: self.page_size,
                 board: self.board,
                 events: events.clone(),
+                answered: Notify::new(),
             };
             let gone = events.clone();
             let all = join5(
@@ -148,6 +154,8 @@ struct Follow {
     page_size: u32,
     board: Board,
     events: Sender<Event>,
+    /// The server answered one kind after an error: the others need not wait any longer.
+    answered: Notify,
 }
 
 /// What we told of one kind.
@@ -167,6 +175,7 @@ impl Follow {
             watcher::Config::default().timeout(WATCH_SECONDS).any_semantic().page_size(self.page_size);
         let config = W::select(config, &self.node_name);
         let mut backoff = DefaultBackoff::default();
+        let mut failing = false;
         let mut told = Told::default();
         loop {
             let mut stream = pin!(watcher::watcher(api.clone(), config.clone()));
@@ -176,6 +185,9 @@ impl Follow {
                         // A list that has only begun proves nothing: it begins before the server is asked.
                         if !matches!(event, watcher::Event::Init) {
                             backoff.reset();
+                            if std::mem::take(&mut failing) {
+                                self.answered.notify_waiters();
+                            }
                         }
                         match self.forward::<W>(event, &mut told).await {
                             Ok(()) => continue,
@@ -192,8 +204,13 @@ impl Follow {
                 if let Some(reason) = health::reason(&error) {
                     self.board.failed(W::KIND, reason);
                 }
-                // `DefaultBackoff` never ends; were it to, the longest pause would be right.
-                tokio::time::sleep(backoff.next().unwrap_or(Duration::from_secs(30))).await;
+                failing = true;
+                // The back-off never ends; were it to, the longest pause would be right.
+                let pause = backoff.next().unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE);
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = self.answered.notified() => {}
+                }
                 if must_list_anew(&error) {
                     break;
                 }

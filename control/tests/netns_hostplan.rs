@@ -66,6 +66,7 @@ fn main() -> ExitCode {
             lookout::service_cidrs_that_come_are_routed_and_those_that_go_are_not,
         ),
         ("loops::what_is_written_back_crosses_once", loops::what_is_written_back_crosses_once),
+        ("loops::with_connection_marks_neither", loops::with_connection_marks_neither),
         ("loops::the_order_matters", loops::the_order_matters),
         ("preflight::a_good_host_passes", preflight::a_good_host_passes),
         ("preflight::every_fault_is_named", preflight::every_fault_is_named),

@@ -251,7 +251,9 @@ fn quoted(bytes: &[u8]) -> Result<Option<Quoted>, String> {
         return Ok(None);
     }
     let l4 = &bytes[start..];
-    let unsummed = number == 17 && be16(l4, 6) == 0;
+    // A fragment's checksum covers more than the fragment.
+    let fragment = if src.is_ipv4() { be16(bytes, 6) & 0x3fff != 0 } else { is_fragment(bytes) };
+    let unsummed = fragment || number == 17 && be16(l4, 6) == 0;
     if bytes.len() == total && !unsummed {
         let field = be16(l4, if number == 6 { 16 } else { 6 });
         // A quoted packet may have left its host with a partial checksum.
@@ -263,7 +265,13 @@ fn quoted(bytes: &[u8]) -> Result<Option<Quoted>, String> {
     Ok(Some(Quoted { src: at(src, 0), dst: at(dst, 2), number }))
 }
 
-/// Addresses, protocol and layer-4 offset of a quoted packet; options and routing headers are stepped over.
+/// Whether an IPv6 packet says that it is a fragment.
+fn is_fragment(bytes: &[u8]) -> bool {
+    let start = if bytes[6] == 0 { 40 + 8 * (usize::from(bytes[41]) + 1) } else { 40 };
+    (if start > 40 { bytes[40] } else { bytes[6] }) == 44
+}
+
+/// Addresses, protocol and layer-4 offset of a quoted packet; options, routing and fragment headers are stepped over.
 fn quoted_layout(bytes: &[u8]) -> Option<(IpAddr, IpAddr, u8, usize)> {
     let v4 = |at: usize| <[u8; 4]>::try_from(&bytes[at..at + 4]).ok().map(IpAddr::from);
     let v6 = |at: usize| <[u8; 16]>::try_from(&bytes[at..at + 16]).ok().map(IpAddr::from);
@@ -271,10 +279,10 @@ fn quoted_layout(bytes: &[u8]) -> Option<(IpAddr, IpAddr, u8, usize)> {
         4 if bytes.len() >= 20 => Some((v4(12)?, v4(16)?, bytes[9], usize::from(bytes[0] & 15) * 4)),
         6 if bytes.len() >= 40 => {
             let (mut number, mut at) = (bytes[6], 40);
-            while matches!(number, 0 | 43 | 60) {
+            while matches!(number, 0 | 43 | 44 | 60) {
                 let header = bytes.get(at..at + 2)?;
+                at += if number == 44 { 8 } else { 8 * (usize::from(header[1]) + 1) };
                 number = header[0];
-                at += 8 * (usize::from(header[1]) + 1);
             }
             Some((v6(8)?, v6(24)?, number, at))
         }

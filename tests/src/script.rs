@@ -20,12 +20,13 @@ use crate::packets::{Spec, Wire, flags};
 
 mod make;
 mod malformed;
+mod pieces;
 mod step;
 mod strategy;
 
-use make::{client_addr, error, packet, plain, sources, stranger};
+use make::{client_addr, error, packet, plain, sources, stranger, uncut};
 pub use malformed::{Malformed, malformed};
-pub use step::{Change, Converse, Segment, Step};
+pub use step::{Change, Converse, Cutting, Segment, Step};
 pub use strategy::script;
 
 /// A story and the gateway it happens to.
@@ -83,7 +84,7 @@ pub fn run(script: &Script, histogram: &mut Histogram) -> Result<(), String> {
         cluster.service(id).affinity = n.is_multiple_of(2).then_some(30 + n);
     }
     let oracle = Oracle::new(Leave { small: script.small });
-    let mut play = Play { oracle, ready: false, histogram };
+    let mut play = Play { oracle, ready: false, datagrams: 0, histogram };
     if script.small {
         play.fill(&mut gateway, &mut cluster)?;
     }
@@ -104,6 +105,7 @@ pub fn run(script: &Script, histogram: &mut Histogram) -> Result<(), String> {
         ("evicted", totals.get(Counter::FlowsEvicted)),
         ("purged", totals.get(Counter::FlowsPurged)),
         ("errors translated", totals.get(Counter::IcmpErrorsTranslated)),
+        ("fragments held", totals.get(Counter::FragmentsHeld)),
     ] {
         *play.histogram.entry(what.into()).or_default() += n;
     }
@@ -113,6 +115,8 @@ pub fn run(script: &Script, histogram: &mut Histogram) -> Result<(), String> {
 struct Play<'a> {
     oracle: Oracle,
     ready: bool,
+    /// Packets sent in fragments so far: the identification of the last.
+    datagrams: u32,
     histogram: &'a mut Histogram,
 }
 
@@ -139,6 +143,16 @@ impl Play<'_> {
                 if let Some((proto, src, dst)) = self.ends(*flow, *reply) {
                     self.send(gateway, cluster, *worker, &packet(proto, src, dst, *segment))?;
                 }
+            }
+            Step::Pieces { worker, client, port, service, known, segment, cutting } => {
+                let (proto, vip, _) = FRONTENDS[usize::from(*service) % FRONTENDS.len()];
+                let (vip, port) = (addr(vip), PORTS[usize::from(*port) % PORTS.len()]);
+                let kept = matches!(cluster.sources, Sources::Kept { .. });
+                let client = client_addr(vip.is_ipv6(), *client, port, kept);
+                let known = known.and_then(|(flow, reply)| self.ends(flow, reply));
+                let (proto, src, dst) = known.unwrap_or((proto, client, vip));
+                let packet = uncut(proto, src, dst, *segment);
+                self.send_in_pieces(gateway, cluster, *worker, &packet, *cutting)?;
             }
             Step::Converse { worker, flow, how } => {
                 let ends = (self.ends(*flow, false), self.ends(*flow, true));

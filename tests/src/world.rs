@@ -2,7 +2,7 @@
 //! chosen engine. Everything a peer sends and everything that leaves the gateway is judged on the way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use dataplane::engine::EngineConfig;
@@ -45,6 +45,9 @@ pub struct World {
     /// Engines that saw packets.
     pub used: BTreeSet<usize>,
     hosts: Vec<Host>,
+    /// Source and destination of the replies to everything the gateway has sent on: connection marks bring them back,
+    /// wherever they are addressed to.
+    marked: BTreeSet<(SocketAddr, SocketAddr)>,
     flying: BTreeMap<(u64, u64), (Place, Wire)>,
     number: u64,
     now: u64,
@@ -75,6 +78,7 @@ impl World {
             astray: Vec::new(),
             used: BTreeSet::new(),
             hosts: Vec::new(),
+            marked: BTreeSet::new(),
             flying: BTreeMap::new(),
             number: 0,
             now: 0,
@@ -118,8 +122,12 @@ impl World {
             for host in 0..self.hosts.len() {
                 self.hosts[host].poll(present);
                 while let Some(wire) = self.hosts[host].sent() {
-                    assert_valid(&wire);
-                    self.route(wire);
+                    let view = assert_valid(&wire);
+                    if self.marked.contains(&(view.src, view.dst)) {
+                        self.fly(Place::Gateway, wire);
+                    } else {
+                        self.route(wire);
+                    }
                 }
             }
             if done(self) {
@@ -170,6 +178,10 @@ impl World {
         let outcome = self.gateway.send(worker, wire);
         let judged = self.oracle.judge(Some(&self.cluster), wire, &outcome, self.gateway.now);
         judged.unwrap_or_else(|what| panic!("{what}; at {} us", self.now));
+        if let Outcome::Translated(wire) = &outcome {
+            let view = assert_valid(wire);
+            self.marked.insert((view.dst, view.src));
+        }
         match outcome {
             Outcome::Translated(wire) | Outcome::Passed(wire) | Outcome::Replied(wire) => self.route(wire),
             Outcome::Dropped(_) | Outcome::Parked => self.astray.push(wire.bytes.clone()),

@@ -63,6 +63,8 @@ fn random_stories_keep_every_property() {
         "purged",
         "evicted",
         "errors translated",
+        "in fragments",
+        "fragments held",
     ] {
         assert!(cases < 100 || histogram.get(reached).is_some_and(|n| *n > 0), "seed {seed}: no {reached}");
     }

@@ -20,6 +20,8 @@ mod refuse;
 mod serve;
 #[path = "netns_gateway/site.rs"]
 mod site;
+#[path = "netns_gateway/sources.rs"]
+mod sources;
 #[path = "netns_gateway/udp.rs"]
 mod udp;
 
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         ("datagrams_are_echoed_and_move_when_their_endpoint_is_withdrawn", udp::echo_and_move),
         ("datagrams_of_64_kib_cross_links_of_1500_bytes_both_ways", large::datagrams),
         ("a_stream_to_a_withdrawn_endpoint_finishes", udp::stream_finishes),
+        ("backends_see_local_pods_and_the_gateway_for_everybody_else", sources::detected),
         ("what_is_not_served_is_refused_or_dropped", refuse::refused),
         ("a_broken_manifest_keeps_the_last_good_state", refuse::broken_manifest),
         ("a_packet_for_nobody_crosses_the_device_once", refuse::strangers),

@@ -2,6 +2,9 @@
 //!
 //! The model judges every packet on the way: exact inverses, endpoint kept, checksums, ports, nothing else touched.
 
+#[path = "tcp_peer/kept.rs"]
+mod kept;
+
 use std::time::Duration;
 
 use dataplane::packet::tuple::Proto;

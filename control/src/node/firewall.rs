@@ -15,6 +15,7 @@ use marks::MarkUse;
 pub(crate) mod marks;
 
 mod iptables;
+mod leftovers;
 mod nft;
 
 /// The mark on rules we inserted, as their comment.
@@ -71,17 +72,6 @@ struct ChainVerdict {
 enum Place {
     Iptables(Iptables),
     Nft { family: String, table: String, chain: String },
-}
-
-/// What kube-proxy left: each steals packets for Services before routing sees them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Leftovers {
-    /// nftables tables `kube-proxy`, by family.
-    pub(crate) tables: Vec<String>,
-    /// iptables chains: tool, table, chains.
-    chains: Vec<(Iptables, String, Vec<String>)>,
-    /// nftables chains of that kind that no iptables tool is here for.
-    pub(crate) orphan_chains: Vec<String>,
 }
 
 impl Firewall {
@@ -193,42 +183,6 @@ impl Firewall {
         Ok(done)
     }
 
-    /// What kube-proxy left in nftables and iptables.
-    pub(crate) fn leftovers(&self) -> Result<Leftovers, FirewallError> {
-        let mut found = Leftovers::default();
-        let mut nft_chains = Vec::new();
-        if let Some(nft) = &self.nft {
-            found.tables = nft::kube_proxy_tables(&run(nft, &["-j", "list", "tables"], None)?);
-            nft_chains = nft::kube_proxy_chains(&run(nft, &["-j", "list", "chains"], None)?);
-        }
-        for tool in &self.iptables {
-            for table in ["nat", "filter", "mangle"].into_iter().filter(|table| tool.has_table(table)) {
-                let code = if tool.family == Family::V4 { "ip" } else { "ip6" };
-                let of_tool = |chain: &&(String, String, String)| chain.0 == code && chain.1 == table;
-                let chains = if self.nft.is_some() && !tool.legacy {
-                    nft_chains.iter().filter(of_tool).map(|(.., chain)| chain.clone()).collect()
-                } else {
-                    iptables::kube_proxy_chains(&run(
-                        &tool.program,
-                        &["-w", LOCK_WAIT, "-t", table, "-S"],
-                        None,
-                    )?)
-                };
-                if !tool.legacy {
-                    nft_chains.retain(|chain| !of_tool(&chain));
-                }
-                if !chains.is_empty() {
-                    found.chains.push((tool.clone(), table.to_owned(), chains));
-                }
-            }
-        }
-        found.orphan_chains = nft_chains
-            .into_iter()
-            .map(|(family, table, chain)| format!("{family} {table} {chain}"))
-            .collect();
-        Ok(found)
-    }
-
     /// Other people's rules that have to do with marks.
     pub(crate) fn mark_uses(&self) -> Result<Vec<MarkUse>, FirewallError> {
         let mut found = Vec::new();
@@ -244,23 +198,6 @@ impl Firewall {
             found.extend(marks::of_nft(&run(nft, &["-a", "-j", "list", "ruleset"], None)?, &is_known));
         }
         Ok(found)
-    }
-
-    /// Removes them, each iptables table in one transaction. Says what it removed.
-    pub(crate) fn remove_leftovers(&self, leftovers: &Leftovers) -> Result<Vec<String>, FirewallError> {
-        let mut done = Vec::new();
-        for family in &leftovers.tables {
-            self.nft(&["delete", "table", family, "kube-proxy"])?;
-            done.push(format!("nftables table {family} kube-proxy"));
-        }
-        for (tool, table, chains) in &leftovers.chains {
-            let saved = run(&tool.sibling("save"), &["-t", table], None)?;
-            if let Some(script) = iptables::removal_script(&saved) {
-                run(&tool.sibling("restore"), &["--noflush", "-w", LOCK_WAIT], Some(&script))?;
-                done.push(format!("{}, table {table}: {} chains of kube-proxy", tool.text(), chains.len()));
-            }
-        }
-        Ok(done)
     }
 
     fn nft(&self, arguments: &[&str]) -> Result<String, FirewallError> {
@@ -297,19 +234,6 @@ impl ForwardChain {
     }
 }
 
-impl Leftovers {
-    /// What there is, for people; nothing when there is nothing.
-    pub(crate) fn texts(&self) -> Vec<String> {
-        let tables = self.tables.iter().map(|family| format!("nftables table {family} kube-proxy"));
-        let chains = self.chains.iter().map(|(tool, table, chains)| {
-            let first = chains.first().map_or("", String::as_str);
-            format!("{}, table {table}: {} chains of kube-proxy ({first}, …)", tool.text(), chains.len())
-        });
-        let orphans = self.orphan_chains.iter().map(|chain| format!("nftables chain {chain} of kube-proxy"));
-        tables.chain(chains).chain(orphans).collect()
-    }
-}
-
 impl Iptables {
     /// Whether asking about a table is free of side effects: a legacy tool makes the table it is asked about.
     fn has_table(&self, table: &str) -> bool {
@@ -327,26 +251,6 @@ impl Iptables {
     fn text(&self) -> String {
         self.program.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
-}
-
-/// Chains that only kube-proxy makes, in any of its modes. The kubelet's own (`KUBE-KUBELET-CANARY`, `KUBE-FIREWALL`,
-/// `KUBE-MARK-MASQ`, …) and other programs' (`KUBE-ROUTER-*`) do nothing to Service packets and stay.
-fn is_kube_proxys(chain: &str) -> bool {
-    const NAMES: [&str; 11] = [
-        "KUBE-SERVICES",
-        "KUBE-EXTERNAL-SERVICES",
-        "KUBE-NODEPORTS",
-        "KUBE-NODE-PORT",
-        "KUBE-FORWARD",
-        "KUBE-PROXY-FIREWALL",
-        "KUBE-PROXY-CANARY",
-        "KUBE-LOAD-BALANCER",
-        "KUBE-SOURCE-RANGES-FIREWALL",
-        "KUBE-IPVS-FILTER",
-        "KUBE-IPVS-OUT-FILTER",
-    ];
-    const PREFIXES: [&str; 6] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-EXT-", "KUBE-XLB-", "KUBE-FW-"];
-    NAMES.contains(&chain) || PREFIXES.iter().any(|prefix| chain.starts_with(prefix))
 }
 
 fn is_legacy(program: &Path) -> bool {
@@ -397,18 +301,6 @@ const LOCK_WAIT: &str = "5";
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn kube_proxys_chains_are_told_from_the_kubelets_and_kube_routers() {
-        for chain in ["KUBE-SERVICES", "KUBE-SEP-ABC", "KUBE-SVC-X", "KUBE-NODE-PORT", "KUBE-EXT-Q"] {
-            assert!(is_kube_proxys(chain), "{chain}");
-        }
-        for chain in
-            ["KUBE-KUBELET-CANARY", "KUBE-FIREWALL", "KUBE-ROUTER-INPUT", "KUBE-POD-FW-A", "KUBE-MARK-MASQ"]
-        {
-            assert!(!is_kube_proxys(chain), "{chain}");
-        }
-    }
 
     #[test]
     fn a_failing_tool_says_what_and_why() {

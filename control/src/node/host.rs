@@ -10,13 +10,16 @@ use tokio::time::{Instant, sleep_until};
 
 use super::firewall::Firewall;
 use super::netlink::{Change, Netlink, is_absent, is_present};
-use super::plan::{self, MARK_TABLE, OurRule, RouteDiff, TABLE, Way};
+use super::plan::{self, OurRule, RouteDiff, TABLE, Way};
 use super::rt::{Family, Link, Prefix, Rule};
 use super::steer::{self, Steer};
-use super::table::Inputs;
 use super::view::HostView;
 use super::watch::{Hint, Interest, Watch};
-use super::{HostConfig, Marks, NodeError, device, open_forward, settings, snat_faults};
+use super::{HostConfig, NodeError, device, open_forward, snat_faults};
+
+pub(super) use self::marks::inputs;
+
+mod marks;
 
 /// The plan in place: watched and repaired.
 ///
@@ -162,11 +165,11 @@ impl Host {
                 if refused.is_some() {
                     self.due = Some(now + RETRY);
                 }
-                self.complain(refused);
+                self.complain(refused.or(work.wrong));
                 done.extend(work.done);
             }
             if self.firewall_due.unwrap_or(self.next_firewall_look).min(self.next_firewall_look) <= now {
-                (self.firewall_due, self.next_firewall_look) = (None, now + LOOK_EVERY);
+                (self.firewall_due, self.next_firewall_look) = (None, now + self.firewall_pace());
                 done.extend(self.mend_firewall());
             }
             if !done.is_empty() {
@@ -229,67 +232,6 @@ impl Host {
         Ok(work)
     }
 
-    /// Table 7702, and the rule that sends marked packets there, or neither.
-    fn mark_replies(
-        &mut self,
-        family: Family,
-        rules: &[Rule],
-        view: &HostView,
-        link: &Link,
-        work: &mut Work,
-    ) -> Result<(), NodeError> {
-        let wanted = self.config.connmark.map(|marks| OurRule::Mark(marks.packet));
-        let everything = plan::mark_destination(family, wanted.is_some());
-        let stale_routes = self.add_routes(MARK_TABLE, &everything, family, view, link, work)?;
-        if let Some(rule) = wanted {
-            self.ensure_rule(rule, family, rules, work);
-        }
-        let device = self.config.device.clone();
-        let stale = rules.iter().filter_map(OurRule::marked).filter(|rule| Some(*rule) != wanted);
-        let stale =
-            stale.map(|rule| (format!("no {}", rule.text(family, &device)), rule.remove(family, &device)));
-        self.change_all(stale.chain(stale_routes).collect(), work);
-        Ok(())
-    }
-
-    /// The nftables rules, if anything they depend on has changed. That somebody else changed them is told by the
-    /// firewall's hints.
-    fn steer_replies(&mut self, view: &HostView, work: &mut Work) {
-        let (Some(steer), Some(marks)) = (&mut self.steer, self.config.connmark) else { return };
-        let inputs = inputs(&self.config, marks, view);
-        let bridged = !inputs.bridges.is_empty();
-        if !steer.is_for(&inputs) {
-            match steer.ensure(&inputs) {
-                Ok(done) => work.done.extend(done),
-                Err(error) => work.refused.push(("nft table".to_owned(), io::Error::other(error))),
-            }
-            // The first rule that asks for connection tracking may be what loads it.
-            self.set_conntrack(work);
-        }
-        let families = self.config.families().into_iter().filter(|_| bridged);
-        for setting in families.map(settings::bridges) {
-            if !setting.read().is_some_and(|value| setting.accepts(value)) {
-                work.refused.push((setting.text(), io::Error::other(setting.why)));
-            }
-        }
-    }
-
-    fn set_conntrack(&mut self, work: &mut Work) {
-        if self.config.connmark.is_none() {
-            return;
-        }
-        for setting in settings::conntrack(self.config.max_flows) {
-            if setting.read().is_none_or(|value| setting.accepts(value)) {
-                continue;
-            }
-            match setting.write() {
-                // Preflight says so, with the remedy: it is nothing this process could do again and again.
-                Err(error) => tracing::debug!(setting = setting.text(), %error, "left as it is"),
-                Ok(()) => work.done.push(setting.text()),
-            }
-        }
-    }
-
     fn ensure_rule(&mut self, rule: OurRule, family: Family, rules: &[Rule], work: &mut Work) {
         let device = &self.config.device;
         if !rules.iter().any(|found| rule.is(found, device)) {
@@ -327,6 +269,11 @@ impl Host {
         }
     }
 
+    /// How often to look at the firewall without a hint: legacy iptables gives none.
+    fn firewall_pace(&self) -> Duration {
+        if self.firewall.is_some() { LOOK_EVERY } else { LOOK_AT_TABLES_EVERY }
+    }
+
     fn mend_firewall(&mut self) -> Vec<String> {
         let mut done = Vec::new();
         let mut said = None;
@@ -346,7 +293,10 @@ impl Host {
 
     fn complain(&mut self, refused: Option<String>) {
         if let Some(what) = refused.as_ref().filter(|_| refused != self.refused) {
-            tracing::warn!(what, "could not repair the host plan, trying again");
+            tracing::warn!(
+                what,
+                "the host is not as tunway needs it, and could not be put right; trying again"
+            );
         }
         self.refused = refused;
     }
@@ -357,6 +307,8 @@ impl Host {
 struct Work {
     done: Vec<String>,
     refused: Vec<(String, io::Error)>,
+    /// Something that is not ours to put right.
+    wrong: Option<String>,
 }
 
 impl Work {
@@ -374,18 +326,6 @@ impl Work {
             Some((what, source)) => Err(NodeError::Refused { doing: format!("set {what}"), source }),
             None => Ok(()),
         }
-    }
-}
-
-/// What the nftables rules are made from.
-pub(super) fn inputs(config: &HostConfig, marks: Marks, view: &HostView) -> Inputs {
-    let families = view.families().into_iter();
-    Inputs {
-        device: config.device.clone(),
-        marks,
-        snat: config.snat.clone(),
-        node: families.filter_map(|family| view.node_address(family, &config.device)).collect(),
-        bridges: view.bridges(),
     }
 }
 
@@ -424,3 +364,5 @@ const FIREWALL_DEBOUNCE: Duration = Duration::from_millis(300);
 const RETRY: Duration = Duration::from_secs(1);
 /// Some changes are not announced (`accept_local`, legacy iptables): a look at least this often finds them.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Changes of nftables' rules are announced, and a look at them costs processes.
+const LOOK_AT_TABLES_EVERY: Duration = Duration::from_secs(60);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::host::{QUIET, block_on, config, enter, installed, ip_or_nothing, shell};
+use crate::host::{QUIET, block_on, config, connmark, enter, installed, ip_or_nothing, shell};
 use crate::runner::{join, wait_for};
 
 pub(crate) fn what_is_written_back_crosses_once() {
@@ -22,6 +22,25 @@ pub(crate) fn what_is_written_back_crosses_once() {
             for target in ["10.96.0.10:80", "203.0.113.10:80", "[fd00:96::10]:80", "[fd00:203::10]:80"] {
                 let crossings = reader.crossings(target.parse().unwrap());
                 assert_eq!(crossings, 1, "{target}, default route: {default_route}");
+            }
+            drop(host);
+        }));
+    }
+}
+
+pub(crate) fn with_connection_marks_neither() {
+    // The kernel's answer to what it cannot send on quotes the packet, and may cross once more.
+    for default_route in [true, false] {
+        join(thread::spawn(move || {
+            enter();
+            if !default_route {
+                shell("ip route del default; ip -6 route del default");
+            }
+            let reader = Reader::start();
+            let host = block_on(installed(connmark(), &["203.0.113.10", "fd00:203::10"]));
+            for target in ["10.96.0.10:80", "203.0.113.10:80", "[fd00:96::10]:80", "[fd00:203::10]:80"] {
+                let crossings = reader.crossings(target.parse().unwrap());
+                assert!(crossings <= 2, "{target}, default route: {default_route}: {crossings}");
             }
             drop(host);
         }));

@@ -64,6 +64,12 @@ pub(super) fn packet(proto: Proto, src: SocketAddr, dst: SocketAddr, segment: Se
     spec.wire()
 }
 
+/// A packet that leaves nothing to the device, as one that is to be cut must.
+pub(super) fn uncut(proto: Proto, src: SocketAddr, dst: SocketAddr, segment: Segment) -> Vec<u8> {
+    let offload = [3, 4, 5, 6, 7][usize::from(segment.offload) % 5];
+    packet(proto, src, dst, Segment { offload, ..segment }).bytes
+}
+
 pub(super) fn error(about: Spec, kind: u8, forged: bool, quoted: usize) -> Wire {
     let kind = match kind % 6 {
         0 => IcmpError::PortUnreachable,

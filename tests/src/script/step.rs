@@ -13,6 +13,19 @@ pub struct Segment {
     pub offload: u8,
 }
 
+/// How a packet is cut into fragments, and in which order they are sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Cutting {
+    /// Bytes of a fragment, in eights.
+    pub size: u16,
+    /// In any order.
+    pub disorder: bool,
+    /// Through any worker.
+    pub spread: bool,
+    /// What decides both.
+    pub order: u64,
+}
+
 /// One thing that happens.
 #[derive(Clone, Debug)]
 pub enum Step {
@@ -39,6 +52,23 @@ pub enum Step {
         reply: bool,
         /// What.
         segment: Segment,
+    },
+    /// A client, or one end of a flow the model knows, sends a packet in fragments.
+    Pieces {
+        /// Through which worker, if through one.
+        worker: u8,
+        /// Which client.
+        client: u8,
+        /// From which of its ports.
+        port: u8,
+        /// To which frontend.
+        service: u8,
+        /// Not a client but an end of this flow, if there is one: true is its endpoint.
+        known: Option<(u16, bool)>,
+        /// What.
+        segment: Segment,
+        /// How.
+        cutting: Cutting,
     },
     /// Both ends of a flow do a usual thing together.
     Converse {

@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::{Change, Converse, Script, Segment, Step};
+use super::{Change, Converse, Cutting, Script, Segment, Step};
 use crate::packets::flags::{ACK, FIN, PSH, RST, SYN};
 
 /// Stories of up to `length` steps.
@@ -29,6 +29,17 @@ fn step() -> impl Strategy<Value = Step> {
     );
     let known = (worker.clone(), any::<u16>(), any::<bool>(), segment(any_flags()))
         .prop_map(|(worker, flow, reply, segment)| Step::Known { worker, flow, reply, segment });
+    let pieces = (
+        worker.clone(),
+        (0_u8..3, 0_u8..5, 0_u8..8),
+        prop::option::weighted(0.7, (any::<u16>(), any::<bool>())),
+        (prop_oneof![3 => Just(ACK), 1 => Just(SYN), 1 => Just(SYN | ACK)], 60_u16..3_002, any::<u8>()),
+        cutting(),
+    )
+        .prop_map(|(worker, (client, port, service), known, (flags, payload, offload), cutting)| {
+            let segment = Segment { flags, payload, offload };
+            Step::Pieces { worker, client, port, service, known, segment, cutting }
+        });
     let how = prop_oneof![
         4 => Just(Converse::Open),
         2 => Just(Converse::CloseByClient),
@@ -63,6 +74,7 @@ fn step() -> impl Strategy<Value = Step> {
         24 => client,
         30 => known,
         12 => converse,
+        10 => pieces,
         6 => error,
         4 => stranger,
         2 => malformed,
@@ -70,6 +82,12 @@ fn step() -> impl Strategy<Value = Step> {
         1 => prop::bool::weighted(0.8).prop_map(Step::Ready),
         5 => advance.prop_map(Step::Advance),
     ]
+}
+
+fn cutting() -> impl Strategy<Value = Cutting> {
+    // At least 64 bytes: every header is in the first fragment.
+    (prop_oneof![8_u16..64, Just(185)], prop::bool::weighted(0.6), any::<bool>(), any::<u64>())
+        .prop_map(|(size, disorder, spread, order)| Cutting { size, disorder, spread, order })
 }
 
 fn segment(flags: impl Strategy<Value = u8>) -> impl Strategy<Value = Segment> {

@@ -7,9 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::json;
 use tests::kubernetes::{Api, Site};
 
-use crate::kit::{
-    From, LAG, Outcome, PATIENCE, all_reach, ask, dropped, ensure, eventually, reaches, unreachable,
-};
+use crate::kit::{From, LAG, Outcome, PATIENCE, all_reach, ask, dropped, ensure, eventually, reaches};
 use crate::objects::{Family, Service, all_ready, both_80, pod, serve, service};
 use load::under_load;
 use status::{in_touch, logged};
@@ -21,6 +19,8 @@ const CLIENTS: [&str; 2] = ["client-1", "client-2"];
 const SERVERS: [&str; 2] = ["server-1", "server-2"];
 /// Longer than a watch lives: one that has died unnoticed is noticed by then.
 const UNNOTICED: Duration = Duration::from_secs(90);
+/// Controllers and proxies that were refused try again after half a minute, and some after twice that.
+const CATCH_UP: Duration = Duration::from_secs(100);
 const STALE: &str = "out of touch with the source";
 const FRESH: &str = "in touch with the source";
 
@@ -36,13 +36,33 @@ fn stage(site: &Site<'_>) -> Outcome<Service> {
     Ok(steady)
 }
 
+/// Waits until the controllers have published the endpoints of a Service of both families.
+fn endpoints_of(site: &Site<'_>, service: &Service) -> Outcome {
+    let selector = format!("kubernetes.io/service-name={}", service.name);
+    eventually(&format!("the endpoints of {}", service.name), CATCH_UP, || {
+        let slices = site.list("EndpointSlice", &selector).map_err(|error| error.to_string())?;
+        if slices.len() == 2 { Ok(()) } else { Err(format!("{} slices", slices.len())) }
+    })
+}
+
 /// A Service is made now, and served on both nodes.
 fn new_ones_come_up(site: &Site<'_>, name: &str) -> Outcome<Service> {
     let new = Service::simple(site, name, "steady")?;
+    endpoints_of(site, &new)?;
     for client in CLIENTS {
         all_reach(site, From::Pod(client), &new.fronts(), &SERVERS)?;
     }
     Ok(new)
+}
+
+/// Waits until every proxy follows the API server again.
+fn catch_up(site: &Site<'_>, story: &str) -> Outcome {
+    let begun = SystemTime::now();
+    let cluster = site.cluster();
+    cluster.settle(CATCH_UP)?;
+    let took = begun.elapsed().unwrap_or_default().as_secs_f64();
+    println!("measured: {story}: {:?} follows again after {took:.1} s", cluster.proxy());
+    in_touch(cluster, true, LAG)
 }
 
 /// The API server is killed, stays away for a while, and comes back.
@@ -55,7 +75,7 @@ pub(crate) fn api_server_killed(site: &Site<'_>) -> Outcome {
         thread::sleep(Duration::from_secs(5));
         cluster.start_api_server()?;
         noticed?;
-        in_touch(cluster, true, LAG)?;
+        catch_up(site, "API server killed")?;
         new_ones_come_up(site, "new").map(drop)
     })?;
     logged(cluster, &[STALE, FRESH])
@@ -84,11 +104,7 @@ impl Changes {
         serve(site, "after", 1, "after")?;
         site.merge("Service", "moved", json!({"spec": {"selector": {"app": "after"}}}))?;
         let come = Service::simple(site, "come", "steady")?;
-        let selector = "kubernetes.io/service-name=come";
-        eventually("the endpoints of the new Service", LAG, || {
-            let slices = site.list("EndpointSlice", selector).map_err(|error| error.to_string())?;
-            if slices.len() == 2 { Ok(()) } else { Err(format!("{} slices", slices.len())) }
-        })?;
+        endpoints_of(site, &come)?;
         // Those who are cut off do not know.
         let said = ask(site, From::Pod(CLIENTS[0]), self.moved.tcp(Family::V4, 80), "hostname")?;
         ensure(said == "before", || format!("a node that is cut off knows of {said}"))?;
@@ -123,7 +139,7 @@ pub(crate) fn network_cut(site: &Site<'_>) -> Outcome {
         nodes.clone().try_for_each(|node| cluster.mend(node))?;
         let come = come?;
         println!("measured: {:?} was cut from the API server for {cut} s", cluster.proxy());
-        in_touch(cluster, true, LAG)?;
+        catch_up(site, "network cut")?;
         changes.are_known(site, &come)
     })?;
     logged(cluster, &[STALE, FRESH])
@@ -151,7 +167,7 @@ pub(crate) fn watch_expired(site: &Site<'_>) -> Outcome {
         nodes.clone().try_for_each(|node| cluster.mend(node))?;
         noticed?;
         expired?;
-        in_touch(cluster, true, UNNOTICED)?;
+        catch_up(site, "etcd compacted")?;
         changes.are_known(site, &come?)
     })?;
     logged(cluster, &[STALE, FRESH])
@@ -183,14 +199,16 @@ pub(crate) fn slow_api_server(site: &Site<'_>) -> Outcome {
             made.join().map_err(|_| std::io::Error::other("creating a Service panicked"))
         })?;
         let late = made?;
+        catch_up(site, "slow API server")?;
+        endpoints_of(site, &late)?;
         for client in CLIENTS {
             all_reach(site, From::Pod(client), &late.fronts(), &SERVERS)?;
         }
-        in_touch(cluster, true, LAG)
+        Ok(())
     })
 }
 
-/// Two thousand Services are made at once, served, and deleted again.
+/// Two thousand Services are made at once, and served.
 pub(crate) fn many_services(site: &Site<'_>) -> Outcome {
     const MANY: usize = 2_000;
     let steady = stage(site)?;
@@ -211,14 +229,7 @@ pub(crate) fn many_services(site: &Site<'_>) -> Outcome {
             "measured: {MANY} Services by {:?}: created in {created:.1} s, all served after {served:.1} s",
             site.cluster().proxy()
         );
-        let all = format!("/api/v1/namespaces/{}/services?labelSelector=many", site.name());
-        site.api().delete(&all)?;
-        for client in CLIENTS {
-            for service in &sample {
-                unreachable(site, From::Pod(client), service.tcp(Family::V4, 80))?;
-            }
-        }
-        Ok(())
+        new_ones_come_up(site, "after").map(drop)
     })
 }
 

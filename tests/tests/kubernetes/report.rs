@@ -33,6 +33,10 @@ pub(crate) fn table(scenarios: &[Scenario], columns: &[&str], verdicts: &Verdict
                 None => "-".to_owned(),
                 Some(verdict) => match &verdict.failed {
                     None => format!("ok {:.1} s", verdict.took.as_secs_f64()),
+                    Some(_) if scenario.beyond.is_some() && *column != "tunway" => {
+                        let _ = write!(reasons, "\n|     {column}: {}", scenario.beyond.unwrap_or_default());
+                        "fails, known".to_owned()
+                    }
                     Some(why) => {
                         let short: String = why.chars().take(REASON).collect();
                         let _ = write!(reasons, "\n|     {column}: {}", short.replace('\n', " "));
@@ -98,7 +102,8 @@ fn slice(object: &Value) -> String {
     let endpoints: Vec<String> = endpoints
         .map(|one| format!("{} {} {}", one["addresses"], one["nodeName"], one["conditions"]))
         .collect();
-    format!("{} {} {}", object["addressType"], endpoints.join(" "), object["ports"])
+    let labels = &object["metadata"]["labels"];
+    format!("{} {} {} {labels}", object["addressType"], endpoints.join(" "), object["ports"])
 }
 
 fn pod(object: &Value) -> String {

@@ -13,6 +13,7 @@ mod invalid;
 mod labels;
 mod large;
 mod names;
+mod policy;
 mod readiness;
 mod refuse;
 mod rollout;
@@ -31,6 +32,7 @@ pub(crate) fn all() -> Vec<Scenario> {
     group("readiness", readiness());
     group("affinity", affinity());
     group("labels and ranges", labels());
+    group("internal traffic policy", policy());
     group("names", names());
     group("endpoint slices", slices());
     group("dual-stack", dual_stack());
@@ -113,6 +115,16 @@ fn labels() -> Vec<Scenario> {
     ]
 }
 
+fn policy() -> Vec<Scenario> {
+    vec![
+        Scenario::new("respect_internal_traffic_policy_local", policy::respected),
+        Scenario::new("internal_traffic_policy_local_own_endpoints", policy::own_endpoints_only),
+        Scenario::new("internal_traffic_policy_local_host_network", policy::host_network_endpoint),
+        Scenario::new("fall_back_to_local_terminating_endpoints", policy::local_fallback),
+        Scenario::new("udp_when_server_pod_cycles_policy_local", udp::server_pod_cycles_locally),
+    ]
+}
+
 fn names() -> Vec<Scenario> {
     vec![
         Scenario::new("dns_over_udp_and_tcp", names::resolve),
@@ -165,7 +177,12 @@ fn tracking() -> Vec<Scenario> {
         Scenario::new("udp_client_older_than_the_service", udp::client_before_service),
         Scenario::new("udp_when_target_port_changes", udp::target_port_changes),
         Scenario::new("udp_flows_of_others_stay", udp::others_do_not_move_it),
-        Scenario::new("not_vulnerable_to_invalid_conntrack_state", invalid::out_of_window),
+        Scenario::new("not_vulnerable_to_invalid_conntrack_state", |site| {
+            invalid::out_of_window(site, false)
+        }),
+        Scenario::new("segments_ahead_of_the_window", |site| invalid::out_of_window(site, true)).beyond(
+            "to conntrack they are INVALID, they reach the client with the pod's address, and it resets (k/k #74839)",
+        ),
     ]
 }
 

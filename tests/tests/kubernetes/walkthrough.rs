@@ -1,7 +1,8 @@
 //! The walkthrough: what a person types and sees, from two web pods to their page by address and by name.
 //!
-//! Its lines begin with a bar: `tests/run walkthrough` shows them.
+//! Its lines begin with `>`: `tests/run walkthrough` shows them.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::IpAddr;
@@ -23,56 +24,72 @@ const STEP: Duration = Duration::from_secs(60);
 /// How often the page is fetched to see who serves it: by chance a backend of two is never missed so often.
 const FETCHES: u64 = 24;
 
-/// Tells it, and checks every step.
-pub(crate) fn tell(site: &Site<'_>) -> Outcome {
-    apply(site)?;
-    let pods = running(site)?;
-    show(site, "kubectl", &["get", "pods", "-o", "wide"], "")?;
-    show(site, "kubectl", &["get", "svc"], "")?;
-    let service = Service { name: "my-service".to_owned(), ips: site.cluster_ips("my-service")? };
-    show(
-        site,
-        "kubectl",
-        &["run", "client", "--image=busybox:1.36", "--restart=Never", "--", "sleep", "3600"],
-        "",
-    )?;
-    site.wait_ready("client", STEP)?;
-    let address = format!("http://{}:80", service.ip(Family::V4));
-    let page = fetch(site, &address)?;
-    ensure(page.contains("Welcome to nginx!"), || format!("{address}: {page}"))?;
-    let by_name = fetch(site, "http://my-service:80")?;
-    ensure(by_name == page, || format!("by name: {by_name}"))?;
-    names(site, &service)?;
-    both_backends(site, &pods, &service)?;
-    only_the_cluster_ip(site, &pods, &service)?;
-    cleaned_up(site, &service)
+/// What was told so far: printed in one piece, however it ends, since another cluster tells the same beside it.
+#[derive(Default)]
+struct Story(RefCell<String>);
+
+impl Story {
+    fn say(&self, line: &str) {
+        let mut text = self.0.borrow_mut();
+        text.push_str("> ");
+        text.push_str(line);
+        text.push('\n');
+    }
 }
 
-fn apply(site: &Site<'_>) -> Outcome {
-    for line in MANIFEST.lines().filter(|line| !line.is_empty()) {
-        println!("|     {line}");
+impl Drop for Story {
+    fn drop(&mut self) {
+        print!("{}", self.0.borrow());
     }
-    let said = show(site, "kubectl", &["apply", "-f", "-"], MANIFEST)?;
+}
+
+/// Tells it, and checks every step.
+pub(crate) fn tell(site: &Site<'_>) -> Outcome {
+    let story = &Story::default();
+    apply(site, story)?;
+    let pods = running(site, story)?;
+    kubectl(site, story, &["get", "pods", "-o", "wide"], "")?;
+    kubectl(site, story, &["get", "svc"], "")?;
+    let service = Service { name: "my-service".to_owned(), ips: site.cluster_ips("my-service")? };
+    let run = ["run", "client", "--image=busybox:1.36", "--restart=Never", "--", "sleep", "3600"];
+    kubectl(site, story, &run, "")?;
+    site.wait_ready("client", STEP)?;
+    let address = format!("http://{}:80", service.ip(Family::V4));
+    let page = fetch(site, story, &address)?;
+    ensure(page.contains("Welcome to nginx!"), || format!("{address}: {page}"))?;
+    let by_name = fetch(site, story, "http://my-service:80")?;
+    ensure(by_name == page, || format!("by name: {by_name}"))?;
+    names(site, story, &service)?;
+    both_backends(site, story, &pods, &service)?;
+    only_the_cluster_ip(site, story, &pods, &service)?;
+    cleaned_up(site, story, &service)
+}
+
+fn apply(site: &Site<'_>, story: &Story) -> Outcome {
+    for line in MANIFEST.lines().filter(|line| !line.is_empty()) {
+        story.say(&format!("    {line}"));
+    }
+    let said = kubectl(site, story, &["apply", "-f", "-"], MANIFEST)?;
     let created = ["deployment.apps/my-app created", "service/my-service created"];
     ensure(created.iter().all(|line| said.stdout.contains(line)), || format!("{said:?}"))
 }
 
 /// Runs kubectl as a person would, and prints both sides.
-fn show(site: &Site<'_>, program: &str, words: &[&str], input: &str) -> Outcome<Output> {
-    println!("| $ {program} -n {} {}", site.name(), words.join(" "));
+fn kubectl(site: &Site<'_>, story: &Story, words: &[&str], input: &str) -> Outcome<Output> {
+    story.say(&format!("$ kubectl -n {} {}", site.name(), words.join(" ")));
     let all = [&["-n", site.name()], words].concat();
     let said = site.cluster().kubectl(&all, input)?;
     for line in said.stdout.lines().chain(said.stderr.lines()) {
-        println!("| {line}");
+        story.say(line);
     }
-    println!("|");
-    ensure(said.code == 0, || format!("{program} {words:?}: {said:?}"))?;
+    story.say("");
+    ensure(said.code == 0, || format!("kubectl {words:?}: {said:?}"))?;
     Ok(said)
 }
 
 /// The two web pods, once they run: their names, and the nodes they are on.
-fn running(site: &Site<'_>) -> Outcome<BTreeMap<String, String>> {
-    show(site, "kubectl", &["rollout", "status", "deployment/my-app", "--timeout=60s"], "")?;
+fn running(site: &Site<'_>, story: &Story) -> Outcome<BTreeMap<String, String>> {
+    kubectl(site, story, &["rollout", "status", "deployment/my-app", "--timeout=60s"], "")?;
     let pods = site.list("Pod", "app=my-app")?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let pods: BTreeMap<String, String> =
@@ -81,31 +98,32 @@ fn running(site: &Site<'_>) -> Outcome<BTreeMap<String, String>> {
     Ok(pods)
 }
 
-/// What a person types in the client pod.
-fn fetch(site: &Site<'_>, url: &str) -> Outcome<String> {
-    println!("| client$ wget -qO- {url}");
+/// What a person types in the client pod: there the image's programs are busybox's.
+fn fetch(site: &Site<'_>, story: &Story, url: &str) -> Outcome<String> {
+    story.say(&format!("client$ wget -qO- {url}"));
     let said = eventually(url, LAG, || {
-        let said =
-            site.exec("client", &["wget", "-qO-", "-T", "5", url], STEP).map_err(|why| why.to_string())?;
+        let said = site
+            .exec("client", &["busybox", "wget", "-qO-", url], PATIENCE * 2)
+            .map_err(|why| why.to_string())?;
         if said.code == 0 { Ok(said) } else { Err(format!("{said:?}")) }
     })?;
     for line in said.stdout.lines().filter(|line| line.contains("<title>") || line.contains("<h1>")) {
-        println!("| {line}");
+        story.say(line);
     }
-    println!("|");
+    story.say("");
     Ok(said.stdout)
 }
 
 /// The name server is itself behind a ClusterIP: over UDP, and over TCP.
-fn names(site: &Site<'_>, service: &Service) -> Outcome {
+fn names(site: &Site<'_>, story: &Story, service: &Service) -> Outcome {
     let name = format!("my-service.{}.svc.cluster.local", site.name());
     for over in [Proto::Udp, Proto::Tcp] {
         let server = IpAddr::from([10, 96, 0, 10]);
         let asked = site.inside("client", || dns::ask(server, over, &name, Kind::A, PATIENCE))??;
-        println!("| {name} from {server} over {over:?}: {:?}", asked.addresses);
+        story.say(&format!("{name} from {server} over {over:?}: {:?}", asked.addresses));
         ensure(asked.addresses == [service.ip(Family::V4)], || format!("{name} over {over:?}: {asked:?}"))?;
     }
-    println!("|");
+    story.say("");
     Ok(())
 }
 
@@ -115,7 +133,12 @@ fn taken(site: &Site<'_>, pods: &BTreeMap<String, String>) -> Outcome<BTreeMap<S
 }
 
 /// Both pods serve, the one beside the client and the one on the other node; nothing is served by anybody else.
-fn both_backends(site: &Site<'_>, pods: &BTreeMap<String, String>, service: &Service) -> Outcome {
+fn both_backends(
+    site: &Site<'_>,
+    story: &Story,
+    pods: &BTreeMap<String, String>,
+    service: &Service,
+) -> Outcome {
     let client = site.get("Pod", "client")?.ok_or("the client is gone")?;
     let home = client["spec"]["nodeName"].as_str().unwrap_or_default();
     let before = taken(site, pods)?;
@@ -126,11 +149,11 @@ fn both_backends(site: &Site<'_>, pods: &BTreeMap<String, String>, service: &Ser
     let after = taken(site, pods)?;
     let counts: BTreeMap<&String, u64> =
         after.iter().map(|(pod, count)| (pod, count - before[pod])).collect();
-    println!("| {FETCHES} fetches by the client, which is on {home}:");
+    story.say(&format!("{FETCHES} fetches by the client, which is on {home}:"));
     for (pod, count) in &counts {
-        println!("|   {count:3} served by {pod} on {}", pods[*pod]);
+        story.say(&format!("  {count:3} served by {pod} on {}", pods[*pod]));
     }
-    println!("|");
+    story.say("");
     ensure(counts.values().all(|count| *count > 0), || format!("one serves nothing: {counts:?}"))?;
     ensure(counts.values().sum::<u64>() == FETCHES, || format!("{FETCHES} fetches, {counts:?}"))?;
     let nodes: Vec<&String> = pods.values().collect();
@@ -138,7 +161,12 @@ fn both_backends(site: &Site<'_>, pods: &BTreeMap<String, String>, service: &Ser
 }
 
 /// In the client's own network the pods' addresses never occur: only the ClusterIP does.
-fn only_the_cluster_ip(site: &Site<'_>, pods: &BTreeMap<String, String>, service: &Service) -> Outcome {
+fn only_the_cluster_ip(
+    site: &Site<'_>,
+    story: &Story,
+    pods: &BTreeMap<String, String>,
+    service: &Service,
+) -> Outcome {
     let front = service.tcp(Family::V4, 80);
     let mut dump = site.inside("client", watch)??;
     for _ in 0..8 {
@@ -158,8 +186,10 @@ fn only_the_cluster_ip(site: &Site<'_>, pods: &BTreeMap<String, String>, service
         let own = address(site, pod, Family::V4)?.to_string();
         ensure(!seen.contains(&own), || format!("the client sees {own}:\n{seen}"))?;
     }
-    println!("| tcpdump in the client: {packets} packets, all with {cluster_ip}, none with a pod's address");
-    println!("|");
+    story.say(&format!(
+        "tcpdump in the client: {packets} packets, all with {cluster_ip}, none with a pod's address"
+    ));
+    story.say("");
     Ok(())
 }
 
@@ -182,12 +212,13 @@ fn watch() -> std::io::Result<Child> {
 }
 
 /// Deleted, nothing of it answers any more.
-fn cleaned_up(site: &Site<'_>, service: &Service) -> Outcome {
-    show(site, "kubectl", &["delete", "-f", "-", "--wait=true", "--timeout=60s"], MANIFEST)?;
+fn cleaned_up(site: &Site<'_>, story: &Story, service: &Service) -> Outcome {
+    kubectl(site, story, &["delete", "-f", "-", "--wait=true", "--timeout=60s"], MANIFEST)?;
     crate::kit::unreachable(site, From::Pod("client"), service.tcp(Family::V4, 80))?;
-    println!("| client$ wget -qO- -T 2 http://{}:80", service.ip(Family::V4));
     let url = format!("http://{}:80", service.ip(Family::V4));
-    let said = site.exec("client", &["wget", "-qO-", "-T", "2", &url], STEP)?;
-    println!("| {}", said.stderr.trim());
-    ensure(said.code != 0, || format!("still served: {said:?}"))
+    story.say(&format!("client$ timeout 3 wget -qO- {url} || echo gone"));
+    let said = site.exec("client", &["busybox", "timeout", "3", "busybox", "wget", "-qO-", &url], STEP)?;
+    ensure(said.code != 0, || format!("still served: {said:?}"))?;
+    story.say("gone");
+    Ok(())
 }

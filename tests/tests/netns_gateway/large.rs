@@ -73,6 +73,11 @@ fn datagram(client: u64, n: u64) -> Vec<u8> {
 
 pub(crate) fn datagrams() {
     let site = Site::serving(1500);
+    // All datagrams come from the VIP, or from the SNAT address, and two workers write them at once. A receiver gives
+    // a datagram up when more than 64 fragments from the same source came between two of its own, unless told not to.
+    for host in [&site.client, &site.backends[0], &site.backends[1]] {
+        host.sysctl("net.ipv4.ipfrag_max_dist", "0").unwrap();
+    }
     let mirrors = [Mirror::start(&site, 0), Mirror::start(&site, 1)];
     for (vip, clients) in WEB.into_iter().zip(CLIENTS) {
         for address in &clients[1..] {

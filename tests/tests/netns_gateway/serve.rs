@@ -46,7 +46,7 @@ pub(crate) fn pages() {
 }
 
 /// Source and destination of a packet of TCP, UDP or ICMP between hosts; neighbour discovery is none.
-fn ends(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
+pub(crate) fn ends(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     let (src, dst, proto): (IpAddr, IpAddr, u8) = if packet[0] >> 4 == 4 {
         let addr = |at: usize| Ipv4Addr::new(packet[at], packet[at + 1], packet[at + 2], packet[at + 3]);
         (addr(12).into(), addr(16).into(), packet[9])

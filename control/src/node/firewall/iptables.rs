@@ -1,6 +1,7 @@
 //! What `iptables -S` and `iptables-save` say. Pure.
 
-use super::{COMMENT, ChainVerdict, is_kube_proxys};
+use super::leftovers::is_kube_proxys;
+use super::{COMMENT, ChainVerdict};
 
 /// Judges `iptables -S FORWARD`.
 pub(super) fn verdict(text: &str, device: &str) -> ChainVerdict {

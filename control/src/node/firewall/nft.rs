@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::{COMMENT, ChainVerdict, is_kube_proxys};
+use super::leftovers::is_kube_proxys;
+use super::{COMMENT, ChainVerdict};
 
 /// Family, table, name of every base chain that filters forwarded IP packets, from `nft -j list chains`.
 pub(super) fn forward_chains(json: &str) -> Vec<(String, String, String)> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use tests::kubernetes::Site;
@@ -76,10 +76,13 @@ pub(crate) fn times_out(site: &Site<'_>, proto: Proto) -> Outcome {
     let (from, front) = (From::Pod("client-1"), Front { proto, ..web.tcp(Family::V4, 80) });
     let first = sticks(site, from, front)?;
     // Longer than the timeout, with a connection every third of it.
+    let mut asked = SystemTime::now();
     for _ in 0..5 {
         thread::sleep(Duration::from_secs(u64::from(TIMEOUT)) / 3);
         let said = ask(site, from, front, "hostname")?;
-        ensure(said == first, || format!("{first}, then {said} before the time was over"))?;
+        let since = asked.elapsed().unwrap_or_default();
+        ensure(said == first, || format!("{first}, then {said} after {since:?}"))?;
+        asked = SystemTime::now();
     }
     // One in three is the same pod by chance: twelve in a row are not.
     for _ in 0..12 {

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use tests::kubernetes::Site;
 
-use crate::kit::{From, LAG, Outcome, all_reach, ensure, keeps_reaching};
+use crate::kit::{From, Outcome, all_reach, ensure, keeps_reaching};
 use crate::objects::{Family, Service, all_ready, pod, remove_pod, serve};
 
+const CATCH_UP: Duration = Duration::from_secs(100);
 const SEATS: [From<'_>; 4] = [From::Pod("client-1"), From::Pod("client-2"), From::Node(0), From::Node(1)];
 
 fn stage(site: &Site<'_>) -> Outcome<Service> {
@@ -50,10 +51,11 @@ pub(crate) fn api_server_restarted(site: &Site<'_>) -> Outcome {
     })();
     cluster.start_api_server()?;
     meanwhile?;
+    // A proxy that was refused waits before it asks again.
+    cluster.settle(CATCH_UP)?;
     everywhere(site, &old, &["old-1", "old-2"])?;
     serve(site, "new-1", 1, "new")?;
     let new = Service::simple(site, "new", "new")?;
     everywhere(site, &new, &["new-1"])?;
-    cluster.settle(LAG)?;
     ensure(site.cluster_ips("old")? == old.ips, || "the Service has other addresses now".to_owned())
 }

@@ -24,8 +24,8 @@ const PORT: u16 = 9000;
 /// How long the connection is watched; a segment is injected for each one of the client.
 const WATCH: Duration = Duration::from_secs(10);
 
-/// The connection lives, although the server sends segments from long ago.
-pub(crate) fn out_of_window(site: &Site<'_>) -> Outcome {
+/// The connection lives, although the server sends segments from long ago, or from far `ahead`.
+pub(crate) fn out_of_window(site: &Site<'_>, ahead: bool) -> Outcome {
     all_ready(site, vec![pod("client", 0, "none"), pod("pod1", 1, "boom")])?;
     let ports = [port("boom", "TCP", 80, PORT), port("web", "TCP", 81, 80)];
     let boom = Service::create(site, service("boom", "boom", &ports))?;
@@ -43,7 +43,7 @@ pub(crate) fn out_of_window(site: &Site<'_>) -> Outcome {
     let (stop, injected) = (AtomicBool::new(false), AtomicU32::new(0));
     thread::scope(|scope| {
         scope.spawn(|| echo(&listener, &stop));
-        scope.spawn(|| inject(&raw, own, &stop, &injected));
+        scope.spawn(|| inject(&raw, own, ahead, &stop, &injected));
         let told = watch(site, boom.tcp(Family::V4, 80), &injected);
         stop.store(true, Ordering::Relaxed);
         told
@@ -95,12 +95,12 @@ fn echo(listener: &TcpListener, stop: &AtomicBool) {
     }
 }
 
-/// For each segment of a client with data, one of the server from long ago: from its own address and port.
-fn inject(raw: &OwnedFd, own: Ipv4Addr, stop: &AtomicBool, injected: &AtomicU32) {
+/// For each segment of a client with data, one of the server from outside the window: from its own address and port.
+fn inject(raw: &OwnedFd, own: Ipv4Addr, ahead: bool, stop: &AtomicBool, injected: &AtomicU32) {
     let mut buffer = [0; 2048];
     while !stop.load(Ordering::Relaxed) {
         let Ok(count) = recv(raw.as_raw_fd(), &mut buffer, MsgFlags::empty()) else { continue };
-        let Some((to, segment)) = old_segment(&buffer[..count], own) else { continue };
+        let Some((to, segment)) = stray_segment(&buffer[..count], own, ahead) else { continue };
         let to = SockaddrIn::from(to);
         if sendto(raw.as_raw_fd(), &segment, &to, MsgFlags::empty()).is_ok() {
             injected.fetch_add(1, Ordering::Relaxed);
@@ -108,15 +108,17 @@ fn inject(raw: &OwnedFd, own: Ipv4Addr, stop: &AtomicBool, injected: &AtomicU32)
     }
 }
 
-/// The answer to a client's packet that no server would give: 100,000 bytes and more before what was acknowledged.
-fn old_segment(packet: &[u8], own: Ipv4Addr) -> Option<(SocketAddrV4, Vec<u8>)> {
+/// The answer to a client's packet that no server would give.
+fn stray_segment(packet: &[u8], own: Ipv4Addr, ahead: bool) -> Option<(SocketAddrV4, Vec<u8>)> {
     let (ip, rest) = Ipv4Header::from_slice(packet).ok()?;
     let tcp = TcpSlice::from_slice(rest).ok()?;
     if ip.protocol != IpNumber::TCP || tcp.destination_port() != PORT || tcp.payload().is_empty() {
         return None;
     }
     let payload = b"boom!!!";
-    let sequence = tcp.acknowledgment_number().wrapping_sub(100_000);
+    // Neither is in any window: none is a gigabyte wide.
+    let distance = if ahead { 1 << 30 } else { 100_000_u32.wrapping_neg() };
+    let sequence = tcp.acknowledgment_number().wrapping_add(distance);
     let mut header = TcpHeader::new(PORT, tcp.source_port(), sequence, 65_535);
     header.ack = true;
     header.acknowledgment_number = tcp.sequence_number();

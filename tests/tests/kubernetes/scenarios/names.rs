@@ -9,7 +9,7 @@ use tests::kubernetes::Site;
 use crate::client::Proto;
 use crate::client::dns::{self, Answer, Kind};
 use crate::kit::{From, LAG, Outcome, PATIENCE, all_reach, ensure, eventually, together, unreachable};
-use crate::objects::{Family, Service, address, all_ready, both_80, pod, serve, service};
+use crate::objects::{Family, Service, address, all_ready, both_80, pod, service};
 
 /// The addresses of the Service `kube-dns`.
 const KUBE_DNS: [[u16; 8]; 1] = [[0xfd00, 0x96, 0, 0, 0, 0, 0, 0xa]];
@@ -147,8 +147,10 @@ pub(crate) fn headless_and_back(site: &Site<'_>) -> Outcome {
     let changing = current(site)?;
     let own = changing.ip(Family::V4);
     resolves(site, from, &name, "an address of its own", |answer| answer.addresses == [own])?;
-    // Its EndpointSlices go on saying that it is headless until an endpoint changes: their controller looks at its own
-    // labels only when it writes for another reason.
-    serve(site, "pod2", 0, "web")?;
-    all_reach(site, from, &changing.fronts(), &["pod1", "pod2"])
+    // Its EndpointSlices go on saying that it is headless, whatever their controller writes into them, until they are
+    // made anew.
+    for slice in site.list("EndpointSlice", "kubernetes.io/service-name=changing")? {
+        site.delete("EndpointSlice", slice["metadata"]["name"].as_str().unwrap_or_default(), None)?;
+    }
+    all_reach(site, from, &changing.fronts(), &["pod1"])
 }

@@ -88,22 +88,23 @@ pub(crate) fn readiness_flaps(site: &Site<'_>) -> Outcome {
 }
 
 /// A pod that goes on for a while after it was told to end.
-fn lingering(name: &str, node: usize, app: &str) -> Pod {
+pub(crate) fn lingering(name: &str, node: usize, app: &str) -> Pod {
     let mut pod = switched(name, node, app);
     pod.extra["spec"]["terminationGracePeriodSeconds"] = json!(100);
     with_args(pod, &["netexec", "--http-port=80", "--udp-port=80", "--delay-shutdown=100"])
 }
 
-/// Waits until the Service's endpoints say this of themselves.
-fn conditions(site: &Site<'_>, service: &str, wanted: &Value) -> Outcome {
+/// Waits until the Service's endpoints of this pod (empty: all of them) say this of themselves.
+pub(crate) fn conditions(site: &Site<'_>, service: &str, pod: &str, wanted: &Value) -> Outcome {
     let selector = format!("kubernetes.io/service-name={service}");
     eventually(&format!("the endpoints of {service} are {wanted}"), LAG, || {
         let slices = site.list("EndpointSlice", &selector).map_err(|error| error.to_string())?;
+        let endpoints = slices.iter().filter_map(|slice| slice["endpoints"].as_array()).flatten();
         let endpoints: Vec<&Value> =
-            slices.iter().filter_map(|slice| slice["endpoints"].as_array()).flatten().collect();
+            endpoints.filter(|one| pod.is_empty() || one["targetRef"]["name"] == pod).collect();
         let fits = |endpoint: &&Value| {
-            let wanted = wanted.as_object().into_iter().flatten();
-            wanted.into_iter().all(|(name, value)| endpoint["conditions"][name] == *value)
+            let mut wanted = wanted.as_object().into_iter().flatten();
+            wanted.all(|(name, value)| endpoint["conditions"][name] == *value)
         };
         if !endpoints.is_empty() && endpoints.iter().all(fits) {
             Ok(())
@@ -132,9 +133,9 @@ fn terminating_unready(site: &Site<'_>, published: bool) -> Outcome<Service> {
     let web = Service::create(site, with_spec(service("web", "web", &both_80()), wanted))?;
     all_reach(site, From::Pod("client-1"), &web.fronts(), &["pod1"])?;
     site.delete("Pod", "pod1", None)?;
-    conditions(site, "web", &json!({"terminating": true}))?;
+    conditions(site, "web", "", &json!({"terminating": true}))?;
     drop(switch);
-    conditions(site, "web", &json!({"terminating": true, "serving": false, "ready": published}))?;
+    conditions(site, "web", "", &json!({"terminating": true, "serving": false, "ready": published}))?;
     Ok(web)
 }
 
@@ -163,7 +164,7 @@ pub(crate) fn terminating_fallback(site: &Site<'_>) -> Outcome {
     reaches(site, seats[0], web.tcp(Family::V4, 80), &["pod2"])?;
     keeps_reaching(site, seats[0], web.tcp(Family::V4, 80), &["pod2"], Duration::from_secs(1))?;
     site.delete("Pod", "pod2", None)?;
-    conditions(site, "web", &json!({"terminating": true, "serving": true, "ready": false}))?;
+    conditions(site, "web", "", &json!({"terminating": true, "serving": true, "ready": false}))?;
     for from in seats {
         all_reach(site, from, &web.fronts(), &["pod1", "pod2"])?;
     }

@@ -9,7 +9,7 @@ use tests::kubernetes::{Pod, Site};
 use crate::client::Front;
 use crate::kit::{From, Outcome, all_reach, ask, ensure, reaches};
 use crate::objects::{
-    Family, Service, address, all_ready, pod, port, remove_pod, serve_all, service, with_args,
+    Family, Service, address, all_ready, both_80, pod, port, remove_pod, serve_all, service, with_args,
 };
 
 /// The address of a client as an endpoint tells it.
@@ -68,13 +68,28 @@ pub(crate) fn from_pods(site: &Site<'_>) -> Outcome {
     Ok(())
 }
 
-/// The same from processes of the nodes.
+/// The same from processes of the nodes; a pod of the other node sees the node's own address.
 pub(crate) fn from_nodes(site: &Site<'_>) -> Outcome {
     let names = ["pod1", "pod2"];
-    serve_all(site, &names, "web")?;
-    let web = Service::simple(site, "web", "web")?;
-    (0..site.cluster().nodes().len())
-        .try_for_each(|node| all_reach(site, From::Node(node), &web.fronts(), &names))
+    all_ready(site, vec![pod("pod1", 0, "one"), pod("pod2", 1, "two")])?;
+    let mut every = service("every", "none", &both_80());
+    every["spec"]["selector"] = json!({"both": "yes"});
+    for name in names {
+        site.merge("Pod", name, json!({"metadata": {"labels": {"both": "yes"}}}))?;
+    }
+    let every = Service::create(site, every)?;
+    let others = [Service::simple(site, "two", "two")?, Service::simple(site, "one", "one")?];
+    for (index, node) in site.cluster().nodes().iter().enumerate() {
+        let from = From::Node(index);
+        all_reach(site, from, &every.fronts(), &names)?;
+        for front in others[index].fronts() {
+            reaches(site, from, front, &[names[1 - index]])?;
+            let own = if front.at.is_ipv4() { IpAddr::from(node.v4) } else { node.v6.into() };
+            let seen = source(&ask(site, from, front, "clientip")?)?;
+            ensure(seen == own, || format!("{} is seen as {seen}, not as {own}: {front}", node.name))?;
+        }
+    }
+    Ok(())
 }
 
 /// The same from pods that are endpoints themselves: to each other, and back to themselves.

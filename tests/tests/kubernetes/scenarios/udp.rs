@@ -80,6 +80,19 @@ pub(crate) fn server_pod_cycles(site: &Site<'_>, family: Family, host_client: bo
     })
 }
 
+/// The same under `internalTrafficPolicy: Local`: the pods of the client's node take turns.
+pub(crate) fn server_pod_cycles_locally(site: &Site<'_>) -> Outcome {
+    all_ready(site, vec![pod("client", 0, "none"), pod("pod1", 0, "web"), pod("far", 1, "web")])?;
+    let local = json!({"internalTrafficPolicy": "Local"});
+    let web = Service::create(site, with_spec(service("web", "web", &both_80()), local))?;
+    with_client(site, From::Pod("client"), web.udp(Family::V4, 80).at, |answered_by| {
+        answered_by("pod1")?;
+        serve(site, "pod2", 0, "web")?;
+        remove_pod(site, "pod1")?;
+        answered_by("pod2")
+    })
+}
+
 /// A client began when there were no endpoints; when there are, it is served.
 pub(crate) fn unready_becomes_ready(site: &Site<'_>) -> Outcome {
     serve(site, "client", 0, "none")?;

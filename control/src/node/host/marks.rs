@@ -1,0 +1,86 @@
+//! The part of the plan that connection marks need.
+
+use std::io;
+
+use super::super::plan::{self, MARK_TABLE, OurRule};
+use super::super::rt::{Family, Link, Rule};
+use super::super::table::Inputs;
+use super::super::view::HostView;
+use super::super::{HostConfig, Marks, NodeError, settings};
+use super::{Host, Work};
+
+impl Host {
+    /// Table 7702, and the rule that sends marked packets there, or neither.
+    pub(super) fn mark_replies(
+        &mut self,
+        family: Family,
+        rules: &[Rule],
+        view: &HostView,
+        link: &Link,
+        work: &mut Work,
+    ) -> Result<(), NodeError> {
+        let wanted = self.config.connmark.map(|marks| OurRule::Mark(marks.packet));
+        let everything = plan::mark_destination(family, wanted.is_some());
+        let stale_routes = self.add_routes(MARK_TABLE, &everything, family, view, link, work)?;
+        if let Some(rule) = wanted {
+            self.ensure_rule(rule, family, rules, work);
+        }
+        let device = self.config.device.clone();
+        let stale = rules.iter().filter_map(OurRule::marked).filter(|rule| Some(*rule) != wanted);
+        let stale =
+            stale.map(|rule| (format!("no {}", rule.text(family, &device)), rule.remove(family, &device)));
+        self.change_all(stale.chain(stale_routes).collect(), work);
+        Ok(())
+    }
+
+    /// The nftables rules, if anything they depend on has changed. That somebody else changed them is told by the
+    /// firewall's hints.
+    pub(super) fn steer_replies(&mut self, view: &HostView, work: &mut Work) {
+        let (Some(steer), Some(marks)) = (&mut self.steer, self.config.connmark) else { return };
+        let inputs = inputs(&self.config, marks, view);
+        let bridged = !inputs.bridges.is_empty();
+        if !steer.is_for(&inputs) {
+            match steer.ensure(&inputs) {
+                Ok(done) => work.done.extend(done),
+                Err(error) => work.refused.push(("nft table".to_owned(), io::Error::other(error))),
+            }
+            // The first rule that asks for connection tracking may be what loads it.
+            self.set_conntrack(work);
+        }
+        let families = self.config.families().into_iter().filter(|_| bridged);
+        for setting in families.map(settings::bridges) {
+            if !setting.read().is_some_and(|value| setting.accepts(value)) {
+                let told = || format!("{} is needed for bridges: else {}", setting.text(), setting.why);
+                work.wrong.get_or_insert_with(told);
+            }
+        }
+    }
+
+    pub(super) fn set_conntrack(&mut self, work: &mut Work) {
+        if self.config.connmark.is_none() {
+            return;
+        }
+        for setting in settings::conntrack(self.config.max_flows) {
+            if setting.read().is_none_or(|value| setting.accepts(value)) {
+                continue;
+            }
+            match setting.write() {
+                // Preflight says so, with the remedy: it is nothing this process could do again and again.
+                Err(error) => tracing::debug!(setting = setting.text(), %error, "left as it is"),
+                Ok(()) => work.done.push(setting.text()),
+            }
+        }
+    }
+}
+
+/// What the nftables rules are made from.
+pub(in super::super) fn inputs(config: &HostConfig, marks: Marks, view: &HostView) -> Inputs {
+    let families = view.families().into_iter();
+    Inputs {
+        device: config.device.clone(),
+        marks,
+        snat: config.snat.clone(),
+        node: families.filter_map(|family| view.node_address(family, &config.device)).collect(),
+        bridges: view.bridges(),
+    }
+}

@@ -1,0 +1,29 @@
+//! The return path by connection marks on the real kernel: two nodes that each run the real binary, two pods on each,
+//! and a client outside. Every way a packet can take to a ClusterIP, in both families, pods routed or on a bridge; of
+//! every cell both is checked, that it is delivered, and which source the server saw.
+#![cfg(feature = "control")]
+#![allow(clippy::print_stdout, reason = "the table of what was measured is what a reader wants")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+use std::process::ExitCode;
+
+#[path = "netns_hostmatrix/matrix.rs"]
+mod matrix;
+#[path = "netns_hostmatrix/site.rs"]
+mod site;
+#[path = "netns_hostmatrix/stories.rs"]
+mod stories;
+#[path = "netns_hostmatrix/traffic.rs"]
+mod traffic;
+
+fn main() -> ExitCode {
+    tests::runner::main(&[
+        ("every_way_to_a_cluster_ip_with_routed_pods", matrix::routed),
+        ("every_way_to_a_cluster_ip_with_pods_on_a_bridge", matrix::bridged),
+        ("every_way_on_a_strict_host_with_a_firewall", matrix::strict),
+        ("a_bridge_that_hides_its_packets_fails_and_is_named", matrix::blind),
+        ("a_kill_harms_no_direct_connection_and_a_repair_none_at_all", stories::killed_and_repaired),
+        ("a_smaller_mtu_is_learned_for_the_service", stories::path_mtu),
+        ("cleanup_leaves_both_nodes_as_they_were", stories::cleanup),
+    ])
+}
