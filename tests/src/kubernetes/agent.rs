@@ -2,7 +2,7 @@
 //! containers. It registers its node, takes the pods the scheduler bound to it, runs and probes them, reports their
 //! status, and honours their deletion with its grace period.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use super::api::ask;
 use super::podnet::PodNetwork;
 use super::{Api, ApiError, Node};
 use crate::netns::Namespace;
@@ -22,12 +23,17 @@ use crate::netns::Namespace;
 pub(crate) use image::Images;
 
 use pod::Told;
+use sandbox::Shell;
 
+mod action;
 mod container;
 mod image;
 mod pod;
 mod probe;
+mod publish;
+mod sandbox;
 mod status;
+mod volumes;
 
 /// How long the controllers may take to give a node its pod CIDRs.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,21 +41,35 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// A watch is looked at this often, to see whether the agent is to end.
 const LOOK: Duration = Duration::from_millis(200);
+/// The content type of patches of nodes.
+const MERGE: &str = "application/merge-patch+json";
 /// The API server is asked again after this when it did not answer.
 const AGAIN: Duration = Duration::from_millis(300);
 
 /// Where a pod runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
+    shell: Shell,
+}
+
+impl Place {
     /// Its network namespace; with the host's network its node's.
-    pub(crate) namespace: String,
+    pub(crate) fn namespace(&self) -> &str {
+        &self.shell.namespace
+    }
+
+    /// A command as the pod's first container would run it.
+    pub(crate) fn command(&self, words: &[String]) -> Command {
+        self.shell.command(words)
+    }
 }
 
 /// The agent of one node. Dropping it ends every pod of it.
 #[derive(Debug)]
 pub(crate) struct Agent {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    heart: tokio::task::JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 /// What the threads of an agent share.
@@ -64,7 +84,8 @@ struct Shared {
     images: Images,
     folder: PathBuf,
     stop: AtomicBool,
-    places: Mutex<BTreeMap<String, Place>>,
+    /// By namespace and name; with the uid of the pod that has the name now.
+    places: Mutex<BTreeMap<String, (String, Place)>>,
 }
 
 /// Registers a node: it is Ready, and its pod CIDRs are asked for.
@@ -76,12 +97,14 @@ pub(crate) fn register(api: &Api, node: &Node, zone: &str) -> Result<(), ApiErro
     let object =
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name, "labels": labels}});
     api.create(&object)?;
-    report_node(api, &node.name, &[node.v4.into(), node.v6.into()])?;
+    let path = Api::path("v1", "Node", None, &node.name);
+    api.merge(&format!("{path}/status"), &node_status(&node.name, &[node.v4.into(), node.v6.into()]))?;
     // The controllers take the taint of a new node away within five seconds; pods need not wait for that.
-    api.merge(&Api::path("v1", "Node", None, &node.name), &json!({"spec": {"taints": null}})).map(drop)
+    api.merge(&path, &json!({"spec": {"taints": null}})).map(drop)
 }
 
-fn report_node(api: &Api, name: &str, addresses: &[IpAddr]) -> Result<(), ApiError> {
+/// A merge patch of the status: the node is Ready.
+fn node_status(name: &str, addresses: &[IpAddr]) -> Value {
     let now = status::stamp(SystemTime::now());
     let room = json!({"cpu": "64", "memory": "64Gi", "pods": "240"});
     let internal = addresses.iter().map(|address| json!({"type": "InternalIP", "address": address}));
@@ -96,8 +119,7 @@ fn report_node(api: &Api, name: &str, addresses: &[IpAddr]) -> Result<(), ApiErr
             "bootID": "", "containerRuntimeVersion": "tunway://1", "kernelVersion": "", "machineID": "",
             "osImage": "network namespace", "systemUUID": "", "kubeProxyVersion": ""},
     });
-    api.merge(&format!("{}/status", Api::path("v1", "Node", None, name)), &json!({"status": status}))
-        .map(drop)
+    json!({"status": status})
 }
 
 /// The pod CIDRs the controllers gave a registered node.
@@ -144,24 +166,23 @@ impl Agent {
             stop: AtomicBool::new(false),
             places: Mutex::default(),
         });
-        let spawn = |name: &str, work: fn(&Arc<Shared>)| {
-            let shared = Arc::clone(&shared);
-            thread::Builder::new().name(name.to_owned()).spawn(move || work(&shared))
-        };
-        let threads = vec![spawn("heartbeat", heartbeat)?, spawn("agent", follow)?];
-        Ok(Self { shared, threads })
+        let heart = api.spawn(heartbeat(api.client(), shared.name.clone(), shared.addresses.clone()));
+        let following = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("agent".to_owned()).spawn(move || follow(&following))?;
+        Ok(Self { shared, heart, thread: Some(thread) })
     }
 
     /// Where this pod runs, if it runs here.
     pub(crate) fn place(&self, namespace: &str, name: &str) -> Option<Place> {
-        self.shared.places().get(&format!("{namespace}/{name}")).cloned()
+        self.shared.places().get(&format!("{namespace}/{name}")).map(|(_, place)| place.clone())
     }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
+        self.heart.abort();
+        if let Some(thread) = self.thread.take() {
             // A panic there has been printed.
             let _ = thread.join();
         }
@@ -169,16 +190,17 @@ impl Drop for Agent {
 }
 
 impl Shared {
-    fn places(&self) -> MutexGuard<'_, BTreeMap<String, Place>> {
+    fn places(&self) -> MutexGuard<'_, BTreeMap<String, (String, Place)>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn remember(&self, pod: &Value, place: Place) {
-        self.places().insert(key(pod), place);
+        self.places().insert(key(pod), (uid(pod), place));
     }
 
     fn forget(&self, pod: &Value) {
-        self.places().remove(&key(pod));
+        // Another pod may have its name by now.
+        self.places().retain(|_, (owner, _)| *owner != uid(pod));
     }
 
     fn stops(&self) -> bool {
@@ -193,30 +215,39 @@ impl Shared {
     }
 }
 
-/// Renews the node's lease and its Ready condition.
-fn heartbeat(shared: &Arc<Shared>) {
-    let lease = Api::path("coordination.k8s.io/v1", "Lease", Some("kube-node-lease"), &shared.name);
-    while !shared.stops() {
+/// Renews the node's lease and its Ready condition, for ever.
+async fn heartbeat(client: kube::Client, name: String, addresses: Vec<IpAddr>) {
+    let lease = Api::path("coordination.k8s.io/v1", "Lease", Some("kube-node-lease"), &name);
+    let leases = Api::path("coordination.k8s.io/v1", "Lease", Some("kube-node-lease"), "");
+    let status = format!("{}/status", Api::path("v1", "Node", None, &name));
+    loop {
         let renewal = json!({
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-            "metadata": {"name": shared.name, "namespace": "kube-node-lease"},
-            "spec": {"holderIdentity": shared.name, "leaseDurationSeconds": 40, "renewTime": status::precise_now()},
+            "metadata": {"name": name, "namespace": "kube-node-lease"},
+            "spec": {"holderIdentity": name, "leaseDurationSeconds": 40, "renewTime": status::precise_now()},
         });
-        let renewed = match shared.api.merge(&lease, &json!({"spec": renewal["spec"]})) {
-            Err(error) if error.is_missing() => shared.api.create(&renewal),
-            other => other,
-        };
         // An API server that is away is waited for; the grace period of a node is minutes.
-        let _ = renewed
-            .and_then(|_| report_node(&shared.api, &shared.name, &shared.addresses).map(|()| Value::Null));
-        shared.pause(HEARTBEAT);
+        let renewed =
+            ask(&client, "PATCH", &lease, Some(MERGE), Some(&json!({"spec": renewal["spec"]}))).await;
+        if renewed.is_err_and(|error| error.is_missing()) {
+            let _ = ask(&client, "POST", &leases, None, Some(&renewal)).await;
+        }
+        let _ = ask(&client, "PATCH", &status, Some(MERGE), Some(&node_status(&name, &addresses))).await;
+        tokio::time::sleep(HEARTBEAT).await;
     }
 }
 
-/// Pods that are looked after: by uid.
+/// Pods whose objects are there, by uid: also those whose thread has ended, so that none begins a second time.
 #[derive(Default)]
 struct Pods {
-    known: BTreeMap<String, (Sender<Told>, JoinHandle<()>)>,
+    known: BTreeMap<String, Life>,
+    /// Without an object, and about to end.
+    going: Vec<Life>,
+}
+
+struct Life {
+    tell: Sender<Told>,
+    thread: JoinHandle<()>,
 }
 
 /// Lists and watches the node's pods until the agent ends.
@@ -228,18 +259,13 @@ fn follow(shared: &Arc<Shared>) {
             shared.pause(AGAIN);
         }
     }
-    // Every pod's thread ends when nobody can tell it anything any more.
-    let threads: Vec<JoinHandle<()>> = pods.known.into_values().map(|(_, thread)| thread).collect();
-    for thread in threads {
-        let _ = thread.join();
-    }
+    pods.end();
 }
 
 fn follow_once(shared: &Arc<Shared>, selector: &str, pods: &mut Pods) -> Result<(), ApiError> {
     let list = shared.api.get(&format!("/api/v1/pods?{selector}"))?;
     let items = list["items"].as_array().cloned().unwrap_or_default();
-    let there: Vec<String> = items.iter().map(uid).collect();
-    pods.known.retain(|uid, (tell, _)| there.contains(uid) || tell.send(Told::Gone).is_err());
+    pods.only(&items.iter().map(uid).collect());
     for pod in items {
         pods.changed(shared, pod);
     }
@@ -248,7 +274,7 @@ fn follow_once(shared: &Arc<Shared>, selector: &str, pods: &mut Pods) -> Result<
     while !shared.stops() {
         let Some((what, pod)) = watch.next(LOOK)? else { continue };
         if what == "DELETED" {
-            pods.gone(&pod);
+            pods.gone(&uid(&pod));
         } else {
             pods.changed(shared, pod);
         }
@@ -258,30 +284,41 @@ fn follow_once(shared: &Arc<Shared>, selector: &str, pods: &mut Pods) -> Result<
 
 impl Pods {
     fn changed(&mut self, shared: &Arc<Shared>, pod: Value) {
-        self.known.retain(|_, (_, thread)| !thread.is_finished());
         let uid = uid(&pod);
-        if let Some((tell, _)) = self.known.get(&uid) {
-            // A thread that just ended has told the API server so.
-            let _ = tell.send(Told::Changed(Box::new(pod)));
-            return;
-        }
-        if pod["status"]["phase"].as_str().is_some_and(|phase| ["Failed", "Succeeded"].contains(&phase))
-            && pod["metadata"]["deletionTimestamp"].is_null()
-        {
+        if let Some(life) = self.known.get(&uid) {
+            // A thread that ended needs to know nothing more.
+            let _ = life.tell.send(Told::Changed(Box::new(pod)));
             return;
         }
         let (tell, told) = mpsc::channel();
-        let shared = Arc::clone(shared);
-        let life =
-            thread::Builder::new().name("pod".into()).spawn(move || pod::look_after(shared, pod, &told));
-        if let Ok(thread) = life {
-            self.known.insert(uid, (tell, thread));
+        let (shared, own) = (Arc::clone(shared), tell.clone());
+        let life = move || pod::look_after(shared, pod, own, &told);
+        if let Ok(thread) = thread::Builder::new().name("pod".into()).spawn(life) {
+            self.known.insert(uid, Life { tell, thread });
         }
     }
 
-    fn gone(&mut self, pod: &Value) {
-        if let Some((tell, _)) = self.known.get(&uid(pod)) {
-            let _ = tell.send(Told::Gone);
+    fn gone(&mut self, uid: &str) {
+        self.going.retain(|life| !life.thread.is_finished());
+        if let Some(life) = self.known.remove(uid) {
+            let _ = life.tell.send(Told::Gone);
+            self.going.push(life);
+        }
+    }
+
+    /// All others are gone.
+    fn only(&mut self, there: &BTreeSet<String>) {
+        let gone: Vec<String> = self.known.keys().filter(|uid| !there.contains(*uid)).cloned().collect();
+        gone.iter().for_each(|uid| self.gone(uid));
+    }
+
+    /// Ends every pod, beside each other.
+    fn end(self) {
+        let lives = self.known.into_values().chain(self.going);
+        let lives: Vec<Life> = lives.inspect(|life| drop(life.tell.send(Told::End))).collect();
+        for life in lives {
+            // A panic there has been printed.
+            let _ = life.thread.join();
         }
     }
 }
@@ -298,13 +335,6 @@ fn key(pod: &Value) -> String {
 /// Strings of a JSON array.
 fn words(array: &[Value]) -> Vec<String> {
     array.iter().filter_map(|word| word.as_str().map(str::to_owned)).collect()
-}
-
-/// A command inside a namespace, with its name servers.
-pub(crate) fn inside(namespace: &str, words: &[String]) -> Command {
-    let mut command = Command::new("ip");
-    command.args(["netns", "exec", namespace]).args(words);
-    command
 }
 
 /// Routes to another node's pods.

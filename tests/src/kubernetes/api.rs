@@ -281,6 +281,19 @@ fn next<T>(receiver: &Receiver<T>, limit: Duration) -> Result<Option<T>, ApiErro
     }
 }
 
+/// A request by a future of [`Api::spawn`]; `patch` is the content type of one.
+pub(super) async fn ask(
+    client: &kube::Client,
+    method: &str,
+    path: &str,
+    patch: Option<&str>,
+    body: Option<&Value>,
+) -> Result<Value, ApiError> {
+    let answer = client.request::<Value>(request(method, path, patch, body)?);
+    let late = |_| ApiError::unanswered(format_args!("no answer in {} s", PATIENCE.as_secs()));
+    Ok(tokio::time::timeout(PATIENCE, answer).await.map_err(late)??)
+}
+
 fn runtime() -> Result<tokio::runtime::Runtime, ApiError> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ApiError::unanswered)
 }

@@ -271,10 +271,7 @@ impl Cluster {
             agent::register(self.plane.api(), node, &format!("zone-{}", index + 1))
                 .map_err(io::Error::other)?;
         }
-        let images = Images {
-            agnhost: self.options.agnhost.clone(),
-            coredns: self.plane.components().coredns.clone(),
-        };
+        let images = Images::new(self.options.agnhost.clone(), self.plane.components().coredns.clone())?;
         for node in &self.nodes {
             let cidrs = agent::pod_cidrs(self.plane.api(), &node.name)?;
             let cidrs: Vec<&str> = cidrs.iter().map(String::as_str).collect();

@@ -36,6 +36,12 @@ struct Taken {
     last: u8,
 }
 
+/// The node's end of a pod's link.
+#[derive(Debug)]
+pub struct Link {
+    name: String,
+}
+
 /// A pod's address in both families, its own until given back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {
@@ -124,7 +130,7 @@ impl PodNetwork {
     ///
     /// # Errors
     /// `ip` refuses something.
-    pub fn attach(&self, pod: &Namespace, own: Addresses) -> io::Result<()> {
+    pub fn attach(&self, pod: &Namespace, own: Addresses) -> io::Result<Link> {
         let link = format!("v{}", self.links.fetch_add(1, Ordering::Relaxed));
         // Link-local addresses that wait for their duplicates would be the first a neighbour is asked from.
         sysctl(pod.name(), "net/ipv6/conf/default/accept_dad", "0")?;
@@ -152,7 +158,7 @@ impl PodNetwork {
                          route add 169.254.1.1 dev eth0 scope link\nroute add default via 169.254.1.1 dev eth0\n\
                          route add default via fe80::1 dev eth0\n"
                     ),
-                )
+                )?;
             }
             PodNet::Bridged => {
                 ip_lines(
@@ -170,9 +176,16 @@ impl PodNetwork {
                          route add default via {} dev eth0\nroute add default via {} dev eth0\n",
                         gateway.v4, gateway.v6
                     ),
-                )
+                )?;
             }
         }
+        Ok(Link { name: link })
+    }
+
+    /// Takes a pod from the node; what has its routes has them no more.
+    pub fn detach(&self, link: &Link) {
+        // Without its namespace it is gone already.
+        let _ = ip_lines(&self.node, &format!("link del {}\n", link.name));
     }
 
     fn addresses(&self, host: u8) -> Addresses {

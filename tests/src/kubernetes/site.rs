@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use super::agent::Place;
 use super::api::Kind;
-use super::{Api, ApiError, Cluster, agent, process};
+use super::{Api, ApiError, Cluster, process};
 use crate::netns;
 
 /// How long a pod may take to run, and a namespace to be usable.
@@ -258,16 +259,17 @@ impl<'a> Site<'a> {
     /// # Errors
     /// The pod does not run.
     pub fn inside<R: Send>(&self, pod: &str, f: impl FnOnce() -> R + Send) -> io::Result<R> {
-        netns::enter(&self.namespace_of(pod)?, f)
+        netns::enter(self.place(pod)?.namespace(), f)
     }
 
-    /// Runs a command inside the pod, with its name servers; stopped after `limit`.
+    /// Runs a command inside the pod, as its first container would: with its name servers, its environment, and the
+    /// programs of its image where that is busybox. Stopped after `limit`.
     ///
     /// # Errors
     /// The pod does not run, or the command cannot be started.
     pub fn exec(&self, pod: &str, words: &[&str], limit: Duration) -> io::Result<Output> {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
-        process::run(&mut agent::inside(&self.namespace_of(pod)?, &words), "", limit)
+        process::run(&mut self.place(pod)?.command(&words), "", limit)
     }
 
     /// Runs `f` on a thread inside the namespace of node `index`, as a process of the host.
@@ -301,8 +303,12 @@ impl<'a> Site<'a> {
     /// # Errors
     /// It does not run.
     pub fn namespace_of(&self, pod: &str) -> io::Result<String> {
+        Ok(self.place(pod)?.namespace().to_owned())
+    }
+
+    fn place(&self, pod: &str) -> io::Result<Place> {
         let place = self.cluster.place(&self.name, pod);
-        Ok(place.ok_or_else(|| io::Error::other(format!("pod {}/{pod} does not run", self.name)))?.namespace)
+        place.ok_or_else(|| io::Error::other(format!("pod {}/{pod} does not run", self.name)))
     }
 
     fn node(&self, index: usize) -> io::Result<&'a super::Node> {

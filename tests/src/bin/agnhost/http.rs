@@ -32,7 +32,7 @@ fn connection(stream: TcpStream, host: &Host) -> io::Result<()> {
     let peer = stream.peer_addr()?;
     let mut input = BufReader::new(stream.try_clone()?);
     let mut output = stream;
-    while let Some(request) = read(&mut input)? {
+    while let Some(request) = read(&mut input, &mut output)? {
         let (status, body) = answer(&request, plain(peer), host);
         let connection = if request.keep { "keep-alive" } else { "close" };
         let mut whole = format!(
@@ -53,31 +53,67 @@ fn connection(stream: TcpStream, host: &Host) -> io::Result<()> {
 struct Request {
     method: String,
     target: String,
-    body: u64,
+    body: Sum,
     keep: bool,
 }
 
-/// The next request, its body read and counted; none at the end of the connection.
-fn read(input: &mut impl BufRead) -> io::Result<Option<Request>> {
+/// The next request, its body read and summed up; none at the end of the connection. `client` is told to go on where it
+/// waits for that.
+fn read(input: &mut impl BufRead, client: &mut impl Write) -> io::Result<Option<Request>> {
     let Some(first) = line(input)? else { return Ok(None) };
     let mut words = first.split(' ').map(str::to_owned);
     let (Some(method), Some(target), Some(version)) = (words.next(), words.next(), words.next()) else {
         return Err(io::Error::other("not a request"));
     };
-    let (mut length, mut keep) = (0, version != "HTTP/1.0");
+    let (mut length, mut keep, mut waits) = (0, version != "HTTP/1.0", false);
     while let Some(header) = line(input)?.filter(|header| !header.is_empty()) {
         let (name, value) = header.split_once(':').unwrap_or((&header, ""));
         match name.to_ascii_lowercase().as_str() {
             "content-length" => length = value.trim().parse().map_err(io::Error::other)?,
             "connection" => keep = value.trim().eq_ignore_ascii_case("keep-alive"),
+            "expect" => waits = value.trim().eq_ignore_ascii_case("100-continue"),
             _ => {}
         }
     }
     if length > BODY {
         return Err(io::Error::other("a body too long"));
     }
-    let body = io::copy(&mut input.take(length), &mut io::sink())?;
+    if waits {
+        client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+    }
+    let mut body = Sum::default();
+    io::copy(&mut input.take(length), &mut body)?;
+    if body.count < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     Ok(Some(Request { method, target, body, keep }))
+}
+
+/// How many bytes, and their checksum: FNV-1a, 64 bits.
+#[derive(Debug, PartialEq, Eq)]
+struct Sum {
+    count: u64,
+    sum: u64,
+}
+
+impl Default for Sum {
+    fn default() -> Self {
+        Self { count: 0, sum: 0xcbf2_9ce4_8422_2325 }
+    }
+}
+
+impl Write for Sum {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for byte in bytes {
+            self.sum = (self.sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        self.count += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn line(input: &mut impl BufRead) -> io::Result<Option<String>> {
@@ -98,7 +134,7 @@ fn answer(request: &Request, peer: SocketAddr, host: &Host) -> (&'static str, Ve
     match path {
         "/hostname" | "/hostName" => ok(host.name.clone()),
         "/clientip" => ok(peer.to_string()),
-        "/echo" => ok(parameter("msg").to_owned()),
+        "/echo" => ok(decode(parameter("msg"))),
         "/healthz" => ok("ok".to_owned()),
         "/readyz/on" | "/readyz/off" => {
             host.ready.store(path.ends_with("on"), Ordering::Relaxed);
@@ -106,7 +142,7 @@ fn answer(request: &Request, peer: SocketAddr, host: &Host) -> (&'static str, Ve
         }
         "/readyz" if host.ready.load(Ordering::Relaxed) => ok("ok".to_owned()),
         "/readyz" => ("503 Service Unavailable", Vec::new()),
-        "/upload" => ok(request.body.to_string()),
+        "/upload" => ok(format!("{} {:016x}", request.body.count, request.body.sum)),
         "/bytes" => {
             let count = parameter("n").parse::<usize>().unwrap_or(0).min(64 << 20);
             ("200 OK", (b'a'..=b'z').cycle().take(count).collect())
@@ -114,6 +150,26 @@ fn answer(request: &Request, peer: SocketAddr, host: &Host) -> (&'static str, Ve
         "/exit" => std::process::exit(parameter("code").parse().unwrap_or(0)),
         _ => ("404 Not Found", Vec::new()),
     }
+}
+
+/// A value of a query: a plus sign is a blank, %41 is A; what is neither stays as it is.
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        let two = after.get(..2).filter(|two| two.iter().all(u8::is_ascii_hexdigit));
+        let byte = two.and_then(|two| u8::from_str_radix(std::str::from_utf8(two).ok()?, 16).ok());
+        rest = after;
+        match (first, byte) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            (b'+', _) => bytes.push(b' '),
+            _ => bytes.push(*first),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// An IPv4 client of an IPv6 socket, as IPv4.
@@ -151,7 +207,11 @@ mod tests {
         };
         assert!(ask("GET /hostname HTTP/1.1\r\nHost: x\r\n\r\n", false).ends_with("\r\n\r\nweb-1"));
         assert!(ask("GET /clientip HTTP/1.1\r\n\r\n", false).ends_with(&own));
-        assert!(ask("POST /upload HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", false).ends_with("\r\n\r\n5"));
+        assert!(
+            ask("POST /upload HTTP/1.1\r\nContent-Length: 6\r\n\r\nfoobar", false)
+                .ends_with("\r\n\r\n6 85944171f73967e8")
+        );
+        assert!(ask("GET /echo?msg=a+b%2Fc HTTP/1.1\r\n\r\n", false).ends_with("\r\n\r\na b/c"));
         assert!(ask("POST /readyz/off HTTP/1.1\r\n\r\n", false).starts_with("HTTP/1.1 200"));
         assert!(ask("GET /readyz HTTP/1.1\r\n\r\n", false).starts_with("HTTP/1.1 503"));
         let last = ask("GET /bytes?n=30 HTTP/1.0\r\n\r\n", true);
@@ -160,9 +220,31 @@ mod tests {
 
     #[test]
     fn nonsense_ends_the_connection_only() {
-        for bad in ["x\r\n", "GET / HTTP/1.1\r\nContent-Length: many\r\n\r\n"] {
-            assert!(read(&mut bad.as_bytes()).is_err(), "{bad}");
+        for bad in [
+            "x\r\n",
+            "GET / HTTP/1.1\r\nContent-Length: many\r\n\r\n",
+            "GET / HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n",
+            "POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\ncut",
+        ] {
+            assert!(read(&mut bad.as_bytes(), &mut io::sink()).is_err(), "{bad}");
         }
-        assert_eq!(read(&mut &b""[..]).unwrap(), None);
+        assert_eq!(read(&mut &b""[..], &mut io::sink()).unwrap(), None);
+    }
+
+    #[test]
+    fn who_waits_with_a_body_is_told_to_go_on() {
+        let mut told = Vec::new();
+        let text = "POST /upload HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\na";
+        assert_eq!(read(&mut text.as_bytes(), &mut told).unwrap().unwrap().body.count, 1);
+        assert_eq!(told, b"HTTP/1.1 100 Continue\r\n\r\n");
+    }
+
+    #[test]
+    fn queries_are_decoded() {
+        for (text, wanted) in
+            [("a+b", "a b"), ("%c3%a9", "é"), ("%4", "%4"), ("%+1", "% 1"), ("100%", "100%")]
+        {
+            assert_eq!(decode(text), wanted);
+        }
     }
 }

@@ -3,10 +3,13 @@
 //!
 //! ```text
 //! agnhost netexec [--http-port=8080[,81...]] [--udp-port=8081[,...]] [--delay-shutdown=SECONDS]
+//! agnhost pause
 //! HTTP  GET /hostname  /clientip  /echo?msg=TEXT  /healthz  /readyz  /bytes?n=COUNT  /exit?code=N
-//!       POST /readyz/on  /readyz/off  /upload (answers how many bytes came)
+//!       POST /readyz/on  /readyz/off  /upload (answers how many bytes came, and their FNV-1a checksum)
 //! UDP   hostname   clientip   echo TEXT
 //! ```
+//! Port 0 is none.
+//!
 //! `/hostName` is `/hostname`. After SIGTERM it goes on serving, open connections and new ones, for the delay, with
 //! `/readyz` answering 503.
 #![allow(clippy::print_stdout, reason = "its output is a pod's log")]
@@ -50,12 +53,14 @@ fn main() -> ExitCode {
 
 fn parse(words: &[String]) -> Result<Options, String> {
     let Some((command, flags)) = words.split_first() else {
-        return Err("netexec is what it can do".to_owned());
+        return Err("netexec and pause are what it can do".to_owned());
     };
-    if command != "netexec" {
-        return Err(format!("{command}: netexec is what it can do"));
-    }
     let mut options = Options::default();
+    match command.as_str() {
+        "pause" => return Ok(options),
+        "netexec" => {}
+        _ => return Err(format!("{command}: netexec and pause are what it can do")),
+    }
     for flag in flags {
         let (name, value) = flag.split_once('=').unwrap_or((flag, ""));
         let bad = |_| format!("{flag}: not a number");
@@ -68,11 +73,12 @@ fn parse(words: &[String]) -> Result<Options, String> {
             _ => return Err(format!("{flag}: no such flag")),
         }
     }
-    if options.http.is_empty() && options.udp.is_empty() {
-        options.http = vec![8080];
-        options.udp = vec![8081];
+    if flags.iter().any(|flag| flag.contains("-port=")) {
+        options.http.retain(|port| *port != 0);
+        options.udp.retain(|port| *port != 0);
+        return Ok(options);
     }
-    Ok(options)
+    Ok(Options { http: vec![8080], udp: vec![8081], ..options })
 }
 
 /// Serves until SIGTERM or SIGINT, and the delay after it.
@@ -121,7 +127,10 @@ mod tests {
         let options = of("netexec --http-port=80,81 --udp-port=53 --delay-shutdown=7").unwrap();
         assert_eq!(options, Options { http: vec![80, 81], udp: vec![53], delay: Duration::from_secs(7) });
         assert_eq!(of("netexec").unwrap().http, [8080]);
-        for bad in ["", "pause", "netexec --http-port=x", "netexec --nosuch=1", "netexec --udp-port=70000"] {
+        assert_eq!(of("pause").unwrap(), Options::default());
+        let udp = of("netexec --http-port=0 --udp-port=0,53").unwrap();
+        assert_eq!((udp.http, udp.udp), (vec![], vec![53]));
+        for bad in ["", "porter", "netexec --http-port=x", "netexec --nosuch=1", "netexec --udp-port=70000"] {
             assert!(of(bad).is_err(), "{bad}");
         }
     }
