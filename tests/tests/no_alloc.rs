@@ -4,11 +4,12 @@
 use dataplane::engine::EngineConfig;
 use dataplane::packet::frame::{BATCH, Batch};
 use dataplane::packet::tuple::Proto;
-use dataplane::verdict::Verdict;
+use dataplane::stats::Counter;
+use dataplane::verdict::{DropReason, Verdict};
 use tests::alloc::{Counting, count};
 use tests::cluster::{Cluster, addr};
 use tests::gateway::Gateway;
-use tests::packets::{IcmpError, Offload, Wire, echo, flags, icmp_error, tcp, udp};
+use tests::packets::{IcmpError, Offload, Wire, echo, flags, fragments, icmp_error, tcp, udp};
 use tests::script::malformed;
 
 #[global_allocator]
@@ -187,4 +188,40 @@ fn a_full_table_and_its_evictions() {
     let (_, allocations) = run(&mut gateway, &packets);
     assert_eq!(allocations, 0);
     assert!(gateway.flows().len() > 4_000);
+}
+
+#[test]
+fn fragments_in_and_out_of_order_and_more_than_fit() {
+    let mut gateway = gateway();
+    let mut batch = Batch::default();
+    let mut allocations = 0;
+    let mut send = |gateway: &mut Gateway, wires: &[Vec<u8>]| {
+        batch.clear();
+        wires.iter().for_each(|bytes| assert!(Wire::plain(bytes.clone()).put(&mut batch)));
+        gateway.now = gateway.now.plus_nanos(1_000);
+        allocations += count(|| gateway.step(0, &mut batch)).1;
+    };
+    for n in 0..PACKETS {
+        let (client, vip) =
+            if n % 2 == 0 { ("10.1.0.1:4000", "10.96.0.10:53") } else { ("[fd01::1]:4000", "[fd96::10]:53") };
+        let packet = udp(addr(client), addr(vip)).payload(vec![1; 3_000]).bytes();
+        let number = u32::try_from(n).expect("a small number");
+        let mut pieces = fragments(&packet, number, 1_480);
+        match n % 7 {
+            // Complete, in order and not; without the last; without the first; twice.
+            0 => {}
+            1 => pieces.reverse(),
+            2 | 3 => drop(pieces.pop()),
+            4 | 5 => drop(pieces.remove(0)),
+            _ => pieces.extend_from_within(..),
+        }
+        send(&mut gateway, &pieces);
+    }
+    let totals = gateway.totals();
+    assert!(totals.get(Counter::DatagramsComplete) > 4_000, "{totals:?}");
+    assert!(totals.drops(DropReason::FragmentsFull) > 0 && totals.get(Counter::DatagramsIncomplete) > 500);
+    assert_eq!(allocations, 0);
+    let until = gateway.now.plus_nanos(90_000_000_000);
+    let ((), allocations) = count(|| gateway.sweep_until(until));
+    assert_eq!((allocations, gateway.tables.fragments.datagrams()), (0, 0), "the sweep");
 }

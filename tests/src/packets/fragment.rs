@@ -120,9 +120,12 @@ impl Cut {
     }
 }
 
+/// The parts of a datagram by offset: whether more follows, and the data.
+type Parts = BTreeMap<usize, (bool, Vec<u8>)>;
+
 /// Puts fragments together as they come; anything but disjoint parts of one length is an error.
 #[derive(Debug, Default)]
-pub struct Reassembler(BTreeMap<(Vec<u8>, u32), BTreeMap<usize, (bool, Vec<u8>)>>);
+pub struct Reassembler(BTreeMap<(Vec<u8>, u32), Parts>);
 
 impl Reassembler {
     /// Takes a fragment; the whole packet when it was the one that was missing.
@@ -152,13 +155,14 @@ impl Reassembler {
         }
         let (mut packet, _) = key.clone();
         self.0.remove(&key).unwrap_or_default().values().for_each(|(_, data)| packet.extend_from_slice(data));
-        let total = u16::try_from(packet.len()).map_err(|_| "longer than a packet can be".to_owned())?;
+        let length = if packet[0] >> 4 == 4 { packet.len() } else { packet.len() - 40 };
+        let length = u16::try_from(length).map_err(|_| "longer than a packet can be".to_owned())?;
         if packet[0] >> 4 == 4 {
-            packet[2..4].copy_from_slice(&total.to_be_bytes());
+            packet[2..4].copy_from_slice(&length.to_be_bytes());
             let (header, _) = Ipv4Header::from_slice(&packet).map_err(|error| format!("{error:?}"))?;
             packet[10..12].copy_from_slice(&header.calc_header_checksum().to_be_bytes());
         } else {
-            packet[4..6].copy_from_slice(&(total - 40).to_be_bytes());
+            packet[4..6].copy_from_slice(&length.to_be_bytes());
         }
         Ok(Some(packet))
     }

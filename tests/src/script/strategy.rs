@@ -15,6 +15,14 @@ pub fn script(length: usize) -> impl Strategy<Value = Script> {
         }
         // Half of them keep clients' addresses, by one rule or another.
         let sources = [0, 1, 0, 2, 0, 1, 0, 3][usize::from((seed >> 8).to_le_bytes()[0] % 8)];
+        // Many of these have one port of a pod meet one endpoint through two Services.
+        if sources != 0 && seed % 16 > 4 {
+            for service in [1, 0] {
+                let segment = Segment { flags: SYN, payload: 0, offload: 7 };
+                let step = Step::Client { worker: 0, client: 2, port: 0, service, segment };
+                steps.insert(steps.len().min(1), step);
+            }
+        }
         Script { workers, small: seed % 16 == 1, sources, seed, steps }
     })
 }

@@ -21,6 +21,8 @@ const SERVERS: [&str; 2] = ["server-1", "server-2"];
 const UNNOTICED: Duration = Duration::from_secs(90);
 /// Controllers and proxies that were refused try again after half a minute, and some after twice that.
 const CATCH_UP: Duration = Duration::from_secs(100);
+/// A cut shorter than this is no cut worth telling.
+const A_MINUTE: Duration = Duration::from_secs(60);
 const STALE: &str = "out of touch with the source";
 const FRESH: &str = "in touch with the source";
 
@@ -135,6 +137,7 @@ pub(crate) fn network_cut(site: &Site<'_>) -> Outcome {
         let begun = SystemTime::now();
         nodes.clone().try_for_each(|node| cluster.cut_from_api(node))?;
         let come = changes.make(site).and_then(|come| in_touch(cluster, false, UNNOTICED).map(|()| come));
+        thread::sleep(A_MINUTE.saturating_sub(begun.elapsed().unwrap_or_default()));
         let cut = begun.elapsed().unwrap_or_default().as_secs();
         nodes.clone().try_for_each(|node| cluster.mend(node))?;
         let come = come?;

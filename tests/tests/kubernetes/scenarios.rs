@@ -26,7 +26,13 @@ mod udp;
 pub(crate) fn all() -> Vec<Scenario> {
     let mut all = Vec::new();
     let mut group = |name, rows: Vec<Scenario>| all.extend(rows.into_iter().map(|row| row.group(name)));
-    group("walkthrough", vec![Scenario::new("walkthrough", walkthrough::tell)]);
+    group(
+        "walkthrough",
+        vec![
+            Scenario::new("walkthrough", walkthrough::tell),
+            Scenario::new("walkthrough_of_any_cluster", walkthrough::of_any_cluster),
+        ],
+    );
     group("services", services());
     group("who asks", who_asks());
     group("readiness", readiness());

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use tests::kubernetes::{Output, Site};
+use tests::kubernetes::{Output, Site, process};
 
 use crate::client::dns::{self, Kind};
 use crate::client::{Connection, Proto};
@@ -63,6 +63,16 @@ pub(crate) fn tell(site: &Site<'_>) -> Outcome {
     both_backends(site, story, &pods, &service)?;
     only_the_cluster_ip(site, story, &pods, &service)?;
     cleaned_up(site, story, &service)
+}
+
+/// The script for a cluster one has needs nothing of ours but a kubeconfig.
+pub(crate) fn of_any_cluster(site: &Site<'_>) -> Outcome {
+    let plane = site.cluster().control_plane();
+    let mut command =
+        site.cluster().hub().command(concat!(env!("CARGO_MANIFEST_DIR"), "/kubernetes/walkthrough"));
+    command.env("KUBECONFIG", plane.admin()).env("KUBECTL", &plane.components().kubectl);
+    let said = process::run(&mut command, "", STEP * 3).map_err(|why| why.to_string())?;
+    ensure(said.code == 0 && said.stdout.contains("by address and by name: ok"), || format!("{said:?}"))
 }
 
 fn apply(site: &Site<'_>, story: &Story) -> Outcome {

@@ -28,7 +28,7 @@ pub(super) fn piece(packet: &[u8], number: u16, offset: usize, more: bool, data:
         let total = u16::try_from(bytes.len()).unwrap().to_be_bytes();
         bytes[2..4].copy_from_slice(&total);
         bytes[4..6].copy_from_slice(&number);
-        bytes[6..8].copy_from_slice(&(offset / 8 | u16::from(more) << 13).to_be_bytes());
+        bytes[6..8].copy_from_slice(&((offset / 8) | (u16::from(more) << 13)).to_be_bytes());
         bytes[10..12].fill(0);
         let sum = Sum16BitWords::new().add_slice(&bytes[..head]).ones_complement();
         bytes[10..12].copy_from_slice(&sum.to_ne_bytes());

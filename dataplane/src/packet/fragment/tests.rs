@@ -34,7 +34,7 @@ fn fragment_header(next: u8, offset_and_more: u16) -> [u8; 8] {
 fn both(protocol: u8, offset: u16, more: bool, data: &[u8]) -> [Vec<u8>; 2] {
     let mut four = v4(Proto::Udp).build();
     four[9] = protocol;
-    let bits = offset / 8 | if more { 0x2000 } else { 0 };
+    let bits = (offset / 8) | if more { 0x2000 } else { 0 };
     let header = fragment_header(protocol, offset | u16::from(more));
     [cut_v4(&four, bits, data), chain_v6(&v6(Proto::Udp).build(), 44, &[&header], data)]
 }
