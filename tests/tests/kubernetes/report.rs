@@ -48,6 +48,9 @@ pub(crate) fn table(scenarios: &[Scenario], columns: &[&str], verdicts: &Verdict
         }
         println!("{row}{reasons}");
     }
+    if pending.is_empty() {
+        return;
+    }
     println!("| pending: {} of upstream's", pending.len());
     for (why, name) in pending {
         println!("|   {why:14} {name}");

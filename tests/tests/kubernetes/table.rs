@@ -116,6 +116,8 @@ pub(crate) fn main(scenarios: &[Scenario], pending: &[(&str, &str)]) -> ExitCode
     });
     let verdicts = verdicts.into_inner().unwrap_or_else(PoisonError::into_inner);
     let columns: Vec<&str> = arguments.proxies.iter().copied().map(column).collect();
+    // Of the whole suite, not of a part of it.
+    let pending = if chosen.len() == scenarios.len() { pending } else { &[] };
     report::table(&chosen, &columns, &verdicts, pending);
     // Whoever was not judged has failed: nothing is passed over.
     let passed = pairs(&chosen, &arguments.proxies)
