@@ -151,21 +151,26 @@ fn both_backends(
 ) -> Outcome {
     let client = site.get("Pod", "client")?.ok_or("the client is gone")?;
     let home = client["spec"]["nodeName"].as_str().unwrap_or_default();
-    let before = taken(site, pods)?;
     let front = service.tcp(Family::V4, 80);
+    let mut counts: BTreeMap<&String, u64> = pods.keys().map(|pod| (pod, 0)).collect();
+    let mut before = taken(site, pods)?;
     for _ in 0..FETCHES {
         site.inside("client", || crate::client::http_get(front.at, "/", PATIENCE))??;
+        let after = taken(site, pods)?;
+        // One by one: a connection whose first packets meet on two processors is counted twice by Linux.
+        let served: Vec<&String> = pods.keys().filter(|pod| after[*pod] > before[*pod]).collect();
+        let [one] = served[..] else {
+            return Err(format!("one fetch, served by {served:?}").into());
+        };
+        *counts.entry(one).or_default() += 1;
+        before = after;
     }
-    let after = taken(site, pods)?;
-    let counts: BTreeMap<&String, u64> =
-        after.iter().map(|(pod, count)| (pod, count - before[pod])).collect();
     story.say(&format!("{FETCHES} fetches by the client, which is on {home}:"));
     for (pod, count) in &counts {
         story.say(&format!("  {count:3} served by {pod} on {}", pods[*pod]));
     }
     story.say("");
     ensure(counts.values().all(|count| *count > 0), || format!("one serves nothing: {counts:?}"))?;
-    ensure(counts.values().sum::<u64>() == FETCHES, || format!("{FETCHES} fetches, {counts:?}"))?;
     let nodes: Vec<&String> = pods.values().collect();
     ensure(nodes[0] != nodes[1], || format!("both on one node: {pods:?}"))
 }
