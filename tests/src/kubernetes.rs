@@ -25,3 +25,4 @@ mod sweep;
 pub use api::{Api, ApiError};
 pub use cluster::{Cluster, Node, Options, PodNet, Proxy};
 pub use site::{Output, Pod, Site};
+pub use sweep::folder;

@@ -47,7 +47,7 @@ struct Site {
 
 impl Site {
     fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tests::kubernetes::folder().unwrap();
         let hub = Namespace::new("hub").unwrap();
         for (address, length) in control_plane::ADDRESSES.into_iter().zip([24, 64]) {
             hub.ip(&format!("addr add {address}/{length} dev lo")).unwrap();

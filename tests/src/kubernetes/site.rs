@@ -1,6 +1,5 @@
 //! One scenario's corner of the cluster: a Kubernetes namespace, its pods, and what runs inside them.
 
-use std::fmt::Write as _;
 use std::io;
 use std::net::IpAddr;
 use std::thread;
@@ -278,24 +277,6 @@ impl<'a> Site<'a> {
     /// There is no such node.
     pub fn on_node<R: Send>(&self, index: usize, f: impl FnOnce() -> R + Send) -> io::Result<R> {
         self.node(index)?.namespace.enter(f)
-    }
-
-    /// Events, pods, Services and slices of the namespace in short, for a failure's report.
-    #[must_use]
-    pub fn describe(&self) -> String {
-        let mut text = String::new();
-        for kind in ["Pod", "Service", "EndpointSlice"] {
-            for object in self.list(kind, "").unwrap_or_default() {
-                let name = object["metadata"]["name"].as_str().unwrap_or_default();
-                let body = match kind {
-                    "Service" => &object["spec"],
-                    "EndpointSlice" => &object["endpoints"],
-                    _ => &object["status"]["conditions"],
-                };
-                let _ = writeln!(text, "{kind} {name}: {body}");
-            }
-        }
-        text
     }
 
     /// The name of the network namespace a pod of this site runs in.

@@ -157,7 +157,7 @@ fn judge(proxy: Proxy, chosen: &[Scenario], verdicts: &Mutex<Verdicts>) {
     if chosen.is_empty() {
         return;
     }
-    let started = tempfile::tempdir().and_then(|folder| Ok((start(proxy, folder.path())?, folder)));
+    let started = tests::kubernetes::folder().and_then(|folder| Ok((start(proxy, folder.path())?, folder)));
     let (cluster, _folder) = match started {
         Ok(started) => started,
         Err(why) => {

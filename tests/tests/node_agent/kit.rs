@@ -21,7 +21,7 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tests::kubernetes::folder().unwrap();
         let options = Options {
             proxy: Proxy::KubeProxy,
             nodes: vec![PodNet::Routed, PodNet::Bridged],
