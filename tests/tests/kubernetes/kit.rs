@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
@@ -32,6 +33,16 @@ thread_local! {
 /// Whatever this thread waits for, it waits no longer than this from now.
 pub(crate) fn limit_this_thread(limit: Duration) {
     END.set(Some(SystemTime::now() + limit));
+}
+
+/// Tells threads to end, however the block it is in ends: a scope waits for its threads, also when what it is for
+/// panics.
+pub(crate) struct StopOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Who asks.

@@ -17,7 +17,7 @@ use nix::sys::time::TimeVal;
 use tests::kubernetes::Site;
 
 use crate::client::Front;
-use crate::kit::{From, LAG, Outcome, PATIENCE, ensure, eventually, holds, reaches};
+use crate::kit::{From, LAG, Outcome, PATIENCE, StopOnDrop, ensure, eventually, holds, reaches};
 use crate::objects::{Family, Service, address, all_ready, pod, port, service};
 
 const PORT: u16 = 9000;
@@ -42,11 +42,10 @@ pub(crate) fn out_of_window(site: &Site<'_>, ahead: bool) -> Outcome {
     listener.set_nonblocking(true)?;
     let (stop, injected) = (AtomicBool::new(false), AtomicU32::new(0));
     thread::scope(|scope| {
+        let _stopped = StopOnDrop(&stop);
         scope.spawn(|| echo(&listener, &stop));
         scope.spawn(|| inject(&raw, own, ahead, &stop, &injected));
-        let told = watch(site, boom.tcp(Family::V4, 80), &injected);
-        stop.store(true, Ordering::Relaxed);
-        told
+        watch(site, boom.tcp(Family::V4, 80), &injected)
     })
 }
 

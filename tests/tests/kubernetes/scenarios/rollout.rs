@@ -11,7 +11,7 @@ use tests::kubernetes::Site;
 
 use super::readiness::{switch_on, switched};
 use crate::client::{Failure, Front};
-use crate::kit::{From, LAG, Outcome, PATIENCE, all_reach, ensure, eventually, reaches};
+use crate::kit::{From, LAG, Outcome, PATIENCE, StopOnDrop, all_reach, ensure, eventually, reaches};
 use crate::objects::{Family, Service, all_ready, pod, serve, serve_all};
 
 /// What came of a load.
@@ -102,6 +102,7 @@ pub(crate) fn rolling_update(site: &Site<'_>) -> Outcome {
     all_reach(site, from, &web.fronts(), &old.iter().map(String::as_str).collect::<Vec<_>>())?;
     let stop = AtomicBool::new(false);
     let (rolled, load) = thread::scope(|scope| {
+        let stopped = StopOnDrop(&stop);
         let load = scope.spawn(|| load(site, from, front, &stop).map_err(|why| why.to_string()));
         let rolled = site
             .merge("Deployment", "web", json!({"spec": deployment("2")["spec"].clone()}))
@@ -114,7 +115,7 @@ pub(crate) fn rolling_update(site: &Site<'_>) -> Outcome {
                 other => Err(format!("{:?}", other.map(names))),
             })
         });
-        stop.store(true, Ordering::Relaxed);
+        drop(stopped);
         (rolled, load.join())
     });
     rolled?;
@@ -150,6 +151,7 @@ pub(crate) fn blue_green(site: &Site<'_>) -> Outcome {
     reaches(site, from, front, &["blue-1", "blue-2"])?;
     let stop = AtomicBool::new(false);
     let (switched, load) = thread::scope(|scope| {
+        let stopped = StopOnDrop(&stop);
         let load = scope.spawn(|| load(site, from, front, &stop).map_err(|why| why.to_string()));
         let switch = || -> Outcome {
             let held: Vec<_> = greens.iter().map(|name| switch_on(site, name)).collect::<Outcome<_>>()?;
@@ -164,7 +166,7 @@ pub(crate) fn blue_green(site: &Site<'_>) -> Outcome {
             Ok(())
         };
         let told = switch();
-        stop.store(true, Ordering::Relaxed);
+        drop(stopped);
         (told, load.join())
     });
     switched?;

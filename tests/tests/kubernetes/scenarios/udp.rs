@@ -11,7 +11,7 @@ use tests::kubernetes::{Pod, Site};
 
 use super::readiness::{switch_on, switched};
 use crate::client::{Failure, Front, Udp};
-use crate::kit::{From, LAG, Outcome, PATIENCE, ask, ensure, eventually, holds, reaches};
+use crate::kit::{From, LAG, Outcome, PATIENCE, StopOnDrop, ask, ensure, eventually, holds, reaches};
 use crate::objects::{
     Family, Service, address, all_ready, both_80, pod, port, remove_pod, serve, serve_with, service,
     with_args, with_spec,
@@ -50,9 +50,10 @@ fn with_client<T>(
         })
     };
     thread::scope(|scope| {
+        let stopped = StopOnDrop(&stop);
         let running = scope.spawn(background);
         let told = scenario(&answered_by);
-        stop.store(true, Ordering::Relaxed);
+        drop(stopped);
         running.join().map_err(|_| "the client panicked")?;
         told
     })
@@ -139,15 +140,14 @@ pub(crate) fn target_port_changes(site: &Site<'_>) -> Outcome {
     let old = site.inside("pod1", || UdpSocket::bind(own))??;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stopped = StopOnDrop(&stop);
         scope.spawn(|| answer(&old, "the old port", &stop));
-        let told = with_client(site, From::Pod("client"), web.udp(Family::V4, 80).at, |answered_by| {
+        with_client(site, From::Pod("client"), web.udp(Family::V4, 80).at, |answered_by| {
             answered_by("the old port")?;
             let ports = [port("udp", "UDP", 80, 81)];
             site.merge("Service", "web", json!({"spec": {"ports": ports}}))?;
             answered_by("pod1")
-        });
-        stop.store(true, Ordering::Relaxed);
-        told
+        })
     })
 }
 
