@@ -1,11 +1,13 @@
-//! One worker's packet path: a batch of frames in, a verdict for each. No clock, no syscall, no allocation.
+//! One worker's packet path: a batch of frames in, a verdict for each. No clock; and for known flows no syscall,
+//! no lock, no allocation.
 //!
 //! A packet reaches one of three tiers, and each may cost no more than this:
 //!
 //! 1. *Known flow*: no lock, and in the common case no read-modify-write on an index or record line. The flow's
 //!    clock is refreshed once a second, its ledger once a batch.
 //! 2. *Known UDP flow after a Service change*: one look-up in the snapshot, one compare-and-swap.
-//! 3. *New flow*: a decision, a choice, two claims in the index.
+//! 3. *New flow*: a decision, a choice, two claims in the index; with session affinity one shard's lock, and room in
+//!    it for a client that was never seen.
 //!
 //! A fragment of a datagram costs a lock more (`nat/fragment.rs`); for every other packet that is one branch.
 //!

@@ -51,7 +51,7 @@ counters! {
     FlowsPurged = "flows_purged",
     /// Frames that waited because another worker was opening the same flow.
     Parked = "parked",
-    /// Frames that were fragments of datagrams.
+    /// Frames that were fragments of datagrams, and valid by themselves.
     Fragments = "fragments",
     /// Fragments that waited because the first one of their datagram had not come.
     FragmentsHeld = "fragments_held",

@@ -72,7 +72,7 @@ drop_reasons! {
     FragmentTimeout = "fragment_timeout",
     /// A fragment that could not wait, or not go on waiting, because too many did.
     FragmentsFull = "fragments_full",
-    /// A later fragment of a datagram that was answered.
+    /// A later fragment of a datagram that was refused.
     FragmentRefused = "fragment_refused",
     /// An ICMP error whose embedded packet cannot be read.
     BadIcmpError = "bad_icmp_error",

@@ -37,7 +37,7 @@ use crate::stats::{Counter, WorkerStats};
 const IDLE: Duration = Duration::from_millis(250);
 /// The same while the hand is behind its plan.
 const BEHIND: Duration = Duration::from_millis(50);
-/// The same while frames wait for another worker's open, which is a matter of microseconds.
+/// The same while frames wait for another worker's open, a matter of microseconds, or fragments are due.
 const PARKED: Duration = Duration::from_millis(1);
 /// Turns after a stop in which parked frames may still find their end. The engine gives each 20 ms.
 const LAST_TURNS: usize = 50;

@@ -12,7 +12,7 @@
 //! entry, and who comes second takes what the first one wrote.
 //!
 //! Memory is bounded by a number of clients. The control thread keeps an eighth of it free ([`Affinity::tidy`]), so a
-//! client is turned away only when more than that come new within a second.
+//! client is turned away only when more than that come new within a second, or when its IPv6 prefix has its share.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -27,7 +27,8 @@ use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 /// The longest timeout in seconds, a day: Kubernetes allows no longer one.
 pub const MAX_AFFINITY_SECONDS: u32 = 86_400;
 
-/// Locks the map has. A pass over it holds one of them at a time, so a worker waits for a few hundred entries at most.
+/// Locks the map has. A pass over it holds one of them at a time, so a worker waits for one shard's entries at most: a
+/// thousand with the default capacity.
 const SHARDS: usize = 256;
 /// Counters for IPv6 prefixes; several may share one, and then share its limit.
 const PREFIXES: usize = 1 << 14;
@@ -233,9 +234,10 @@ impl Affinity {
         let full = self.is_tight();
         let mut ages = vec![0_usize; if full { MAX_AFFINITY_SECONDS as usize + 1 } else { 0 }];
         self.seats.retain(|client, seat| {
-            let means_something =
-                snapshot.service(client.service).is_some_and(|service| service.place_of(seat, now).is_some());
-            if means_something {
+            let place = snapshot.service(client.service).and_then(|service| service.place_of(seat, now));
+            if let Some(place) = place {
+                // Searched for once, not at every pass.
+                seat.place = place;
                 if let Some(count) = ages.get_mut(now.age(seat.last) as usize) {
                     *count += 1;
                 }
@@ -243,7 +245,7 @@ impl Affinity {
                 self.leave_prefix(client);
                 tidied.ended += 1;
             }
-            means_something
+            place.is_some()
         });
         // After the entries: there are never more of them than are counted.
         let left = self.count.fetch_sub(tidied.ended, Ordering::Relaxed) - tidied.ended;

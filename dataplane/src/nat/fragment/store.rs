@@ -144,7 +144,7 @@ impl<const N: usize> Store<N> {
         while !self.pool.has_room(frame.len()) {
             match self.waiting.first() {
                 Some(oldest) if oldest != slot.0 => self.give_up(oldest, DropReason::FragmentsFull, stats),
-                // All the room there is has its own fragments, or those that are about to leave.
+                // Older ones make room, never younger ones; the rest is about to leave.
                 Some(_) | None => return Err(DropReason::FragmentsFull),
             }
         }

@@ -170,8 +170,6 @@ fn threads_agree_on_every_client_and_the_bound_holds() {
     assert_eq!((affinity.len(), affinity.seats.len()), (ROOM, ROOM));
     let both: Vec<_> = one.iter().zip(&two).filter_map(|(a, b)| Some((a.as_ref()?, b.as_ref()?))).collect();
     assert!(both.len() > 5_000 && both.iter().all(|(a, b)| a == b), "{} clients", both.len());
-    let firsts = both.iter().map(|(a, _)| a.endpoint).collect::<BTreeSet<_>>();
-    assert_eq!(firsts.len(), 2, "either was the first at times, or one came first always");
     thread::scope(|scope| {
         scope.spawn(|| (0..50).map(|_| affinity.tidy(&world, Tick::from_secs(6)).evicted).sum::<usize>());
         (0..CLIENTS).for_each(|n| affinity.settle(ONE, v4(n + CLIENTS), None, seat(&world, 0, 6)).unwrap());

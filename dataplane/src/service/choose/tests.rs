@@ -184,11 +184,11 @@ fn an_endpoint_that_left_is_forgotten_even_if_it_comes_back() {
         let back = sticky(Some(&away), 4, 0..4);
         // It has not come by meanwhile: nothing but the endpoint's absence is there to know by.
         stayed += usize::from(pick(&back, &mut rng, client(1)) == at);
+        // What was written under the newer snapshot holds under the older one, if that has the endpoint.
         let there = pick(&back, &mut rng, client(1));
-        assert_eq!(
-            pick(&away, &mut rng, client(1)) == there,
-            there != at && there == pick(&away, &mut rng, client(1))
-        );
+        if there != at {
+            assert_eq!(pick(&away, &mut rng, client(1)), there);
+        }
     }
     assert!((4..32).contains(&stayed), "{stayed} of 64: a quarter by chance");
 }
@@ -311,14 +311,21 @@ impl Live for Rival {
 fn who_comes_second_takes_what_the_first_one_wrote() {
     let world = sticky(None, 8, 0..8);
     for seed in 0..32 {
-        let mut live = Rival { rng: Rng::new(seed), first: 6, settled: 0 };
-        live.first = 1;
+        let mut live = Rival { rng: Rng::new(seed), first: 1, settled: 0 };
         let got = choose(the(&world), Set::Cluster, &mut live, client(1), &mut NoReasons).unwrap().id.0;
         assert_eq!((got, live.settled), (1, 1), "the rival's first place");
     }
+    // One that settles for endpoints out of the set, and then stops, comes second.
+    let none_of_these = sticky(Some(&world), 8, [7]);
+    for first in 1..ATTEMPTS {
+        let mut live = Rival { rng: Rng::new(1), first: u32::try_from(first).unwrap(), settled: 0 };
+        let got = choose(the(&none_of_these), Set::Cluster, &mut live, client(1), &mut NoReasons).unwrap().id;
+        let kept = live.recall(the(&none_of_these).id, client(1));
+        assert_eq!((got.0, live.settled), (8, first + 1));
+        assert_eq!(kept, the(&none_of_these).seat(7, live.now()));
+    }
     // One that settles without end keeps nobody waiting.
     let mut live = Rival { rng: Rng::new(1), first: u32::MAX, settled: 0 };
-    let none_of_these = sticky(Some(&world), 8, [7]);
     let got = choose(the(&none_of_these), Set::Cluster, &mut live, client(1), &mut NoReasons).unwrap().id.0;
     assert_eq!((got, live.settled), (8, ATTEMPTS));
 }
