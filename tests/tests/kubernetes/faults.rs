@@ -1,18 +1,24 @@
 //! The API server in trouble, while Services are served: nothing that is served is lost, what changed meanwhile is
 //! seen afterwards, and tunway says that it is out of touch.
 
+use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tests::kubernetes::{Api, Site};
 
-use crate::kit::{From, LAG, Outcome, PATIENCE, all_reach, ask, dropped, ensure, eventually, reaches};
+use crate::client::Front;
+use crate::kit::{
+    From, LAG, Outcome, PATIENCE, all_reach, ask, dropped, ensure, eventually, reaches, together,
+};
 use crate::objects::{Family, Service, all_ready, both_80, pod, serve, service};
+use broken::{Broken, mend};
 use load::under_load;
-use status::{in_touch, logged};
+use status::{Logs, generations, in_touch};
 
-mod load;
+pub(crate) mod broken;
+pub(crate) mod load;
 mod status;
 
 const CLIENTS: [&str; 2] = ["client-1", "client-2"];
@@ -38,19 +44,30 @@ fn stage(site: &Site<'_>) -> Outcome<Service> {
     Ok(steady)
 }
 
-/// Waits until the controllers have published the endpoints of a Service of both families.
-fn endpoints_of(site: &Site<'_>, service: &Service) -> Outcome {
+/// Waits until the controllers have published these pods, and no other, as endpoints of a Service of both families.
+pub(crate) fn endpoints_of(site: &Site<'_>, service: &Service, pods: &[&str]) -> Outcome {
+    let wanted: BTreeSet<&str> = pods.iter().copied().collect();
     let selector = format!("kubernetes.io/service-name={}", service.name);
     eventually(&format!("the endpoints of {}", service.name), CATCH_UP, || {
         let slices = site.list("EndpointSlice", &selector).map_err(|error| error.to_string())?;
-        if slices.len() == 2 { Ok(()) } else { Err(format!("{} slices", slices.len())) }
+        let pods = |slice: &'_ Value| -> BTreeSet<String> {
+            let endpoints = slice["endpoints"].as_array().into_iter().flatten();
+            endpoints.filter_map(|one| one["targetRef"]["name"].as_str().map(str::to_owned)).collect()
+        };
+        let published: Vec<_> = slices.iter().map(pods).collect();
+        let right = |pods: &BTreeSet<String>| pods.iter().map(String::as_str).eq(wanted.iter().copied());
+        if published.len() == 2 && published.iter().all(right) {
+            Ok(())
+        } else {
+            Err(format!("{published:?}"))
+        }
     })
 }
 
 /// A Service is made now, and served on both nodes.
 fn new_ones_come_up(site: &Site<'_>, name: &str) -> Outcome<Service> {
     let new = Service::simple(site, name, "steady")?;
-    endpoints_of(site, &new)?;
+    endpoints_of(site, &new, &SERVERS)?;
     for client in CLIENTS {
         all_reach(site, From::Pod(client), &new.fronts(), &SERVERS)?;
     }
@@ -71,16 +88,16 @@ fn catch_up(site: &Site<'_>, story: &str) -> Outcome {
 pub(crate) fn api_server_killed(site: &Site<'_>) -> Outcome {
     let steady = stage(site)?;
     let cluster = site.cluster();
+    let logs = Logs::from_now(cluster)?;
     under_load(site, "API server killed", &steady, &CLIENTS, || {
-        cluster.stop_api_server()?;
-        let noticed = in_touch(cluster, false, LAG);
+        let stopped = Broken::api_server(cluster)?;
+        in_touch(cluster, false, LAG)?;
         thread::sleep(Duration::from_secs(5));
-        cluster.start_api_server()?;
-        noticed?;
+        stopped.mend()?;
         catch_up(site, "API server killed")?;
         new_ones_come_up(site, "new").map(drop)
     })?;
-    logged(cluster, &[STALE, FRESH])
+    logs.end_with(&[STALE, FRESH])
 }
 
 /// What changes while a node is cut off: a Service goes, one comes, one moves.
@@ -106,7 +123,7 @@ impl Changes {
         serve(site, "after", 1, "after")?;
         site.merge("Service", "moved", json!({"spec": {"selector": {"app": "after"}}}))?;
         let come = Service::simple(site, "come", "steady")?;
-        endpoints_of(site, &come)?;
+        endpoints_of(site, &come, &SERVERS)?;
         // Those who are cut off do not know.
         let said = ask(site, From::Pod(CLIENTS[0]), self.moved.tcp(Family::V4, 80), "hostname")?;
         ensure(said == "before", || format!("a node that is cut off knows of {said}"))?;
@@ -119,9 +136,7 @@ impl Changes {
             let from = From::Pod(client);
             all_reach(site, from, &come.fronts(), &SERVERS)?;
             all_reach(site, from, &self.moved.fronts(), &["after"])?;
-            for family in Family::BOTH {
-                dropped(site, from, self.gone.tcp(family, 80))?;
-            }
+            together(&self.gone.fronts(), |front| dropped(site, from, front))?;
         }
         Ok(())
     }
@@ -132,20 +147,20 @@ pub(crate) fn network_cut(site: &Site<'_>) -> Outcome {
     let steady = stage(site)?;
     let changes = Changes::prepare(site)?;
     let cluster = site.cluster();
-    let nodes = 0..cluster.nodes().len();
+    let logs = Logs::from_now(cluster)?;
     under_load(site, "network cut", &steady, &CLIENTS, || {
         let begun = SystemTime::now();
-        nodes.clone().try_for_each(|node| cluster.cut_from_api(node))?;
-        let come = changes.make(site).and_then(|come| in_touch(cluster, false, UNNOTICED).map(|()| come));
+        let network = Broken::network(cluster)?;
+        let come = changes.make(site)?;
+        in_touch(cluster, false, UNNOTICED)?;
         thread::sleep(A_MINUTE.saturating_sub(begun.elapsed().unwrap_or_default()));
         let cut = begun.elapsed().unwrap_or_default().as_secs();
-        nodes.clone().try_for_each(|node| cluster.mend(node))?;
-        let come = come?;
+        mend(network)?;
         println!("measured: {:?} was cut from the API server for {cut} s", cluster.proxy());
         catch_up(site, "network cut")?;
         changes.are_known(site, &come)
     })?;
-    logged(cluster, &[STALE, FRESH])
+    logs.end_with(&[STALE, FRESH])
 }
 
 /// The history a watch would resume from is gone: etcd was compacted, and the API server has forgotten too.
@@ -153,62 +168,64 @@ pub(crate) fn watch_expired(site: &Site<'_>) -> Outcome {
     let steady = stage(site)?;
     let changes = Changes::prepare(site)?;
     let cluster = site.cluster();
-    let nodes = 0..cluster.nodes().len();
+    let logs = Logs::from_now(cluster)?;
     let version = site.api().get("/api/v1/services")?["metadata"]["resourceVersion"].clone();
     let version = version.as_str().ok_or("a list without a version")?.to_owned();
     under_load(site, "etcd compacted", &steady, &CLIENTS, || {
         // Connections end with the server, and cannot be made again while the nodes are cut off.
-        cluster.stop_api_server()?;
-        let noticed = in_touch(cluster, false, LAG);
-        nodes.clone().try_for_each(|node| cluster.cut_from_api(node))?;
-        cluster.start_api_server()?;
-        let come = changes.make(site);
+        let stopped = Broken::api_server(cluster)?;
+        in_touch(cluster, false, LAG)?;
+        let network = Broken::network(cluster)?;
+        stopped.mend()?;
+        let come = changes.make(site)?;
         cluster.control_plane().compact_etcd()?;
-        cluster.stop_api_server()?;
-        cluster.start_api_server()?;
-        let expired = has_expired(site.api(), &version);
-        nodes.clone().try_for_each(|node| cluster.mend(node))?;
-        noticed?;
-        expired?;
+        Broken::api_server(cluster)?.mend()?;
+        has_expired(site.api(), &version)?;
+        mend(network)?;
         catch_up(site, "etcd compacted")?;
-        changes.are_known(site, &come?)
+        changes.are_known(site, &come)
     })?;
-    logged(cluster, &[STALE, FRESH])
+    logs.end_with(&[STALE, FRESH])
 }
 
 /// A watch from a version is told to begin anew.
 fn has_expired(api: &Api, version: &str) -> Outcome {
-    let told = match api.watch("/api/v1/services", &format!("resourceVersion={version}")) {
-        Err(error) => error.to_string(),
-        Ok(watch) => format!("{:?}", watch.next(PATIENCE)),
-    };
-    ensure(told.contains("410") || told.contains("Expired"), || format!("a watch from {version}: {told}"))
+    let told = api
+        .watch("/api/v1/services", &format!("resourceVersion={version}"))
+        .and_then(|watch| watch.next(PATIENCE));
+    let expired = told.as_ref().is_err_and(|error| error.code == 410);
+    ensure(expired, || format!("a watch from {version}: {told:?}"))
 }
 
 /// The API server answers only now and then.
 pub(crate) fn slow_api_server(site: &Site<'_>) -> Outcome {
     let steady = stage(site)?;
     let cluster = site.cluster();
-    let plane = cluster.control_plane();
+    let logs = Logs::from_now(cluster)?;
     under_load(site, "slow API server", &steady, &CLIENTS, || {
-        let made = thread::scope(|scope| {
+        let before = generations(cluster)?;
+        let late = thread::scope(|scope| {
             let made = scope.spawn(|| Service::simple(site, "late", "steady").map_err(|why| why.to_string()));
             for _ in 0..8 {
-                plane.pause_api_server()?;
+                let paused = Broken::api_server_paused(cluster)?;
                 thread::sleep(Duration::from_secs(2));
-                plane.resume_api_server()?;
+                // Whoever waits for the API server still says how it is.
+                generations(cluster)?;
+                paused.mend()?;
                 thread::sleep(Duration::from_millis(200));
             }
-            made.join().map_err(|_| std::io::Error::other("creating a Service panicked"))
+            Outcome::Ok(made.join().map_err(|_| "creating a Service panicked")??)
         })?;
-        let late = made?;
         catch_up(site, "slow API server")?;
-        endpoints_of(site, &late)?;
+        endpoints_of(site, &late, &SERVERS)?;
         for client in CLIENTS {
             all_reach(site, From::Pod(client), &late.fronts(), &SERVERS)?;
         }
-        Ok(())
-    })
+        let after = generations(cluster)?;
+        let moved = after.iter().zip(&before).all(|(after, before)| after > before);
+        ensure(moved, || format!("generations {before:?} before, {after:?} after"))
+    })?;
+    logs.take_back(STALE, FRESH)
 }
 
 /// Two thousand Services are made at once, and served.
@@ -220,22 +237,39 @@ pub(crate) fn many_services(site: &Site<'_>) -> Outcome {
         let seconds = || begun.elapsed().unwrap_or_default().as_secs_f64();
         let made = make_many(site, MANY)?;
         let created = seconds();
-        // The last ones, and some of all: everything else is between them.
-        let sample: Vec<&Service> = made.iter().step_by(MANY / 40).chain(made.last()).collect();
+        // Some of all and the last one first: they wait until most are there.
+        let sample = made.iter().step_by(MANY / 40 + 1).chain(made.last());
+        let sample: Vec<Front> = sample.flat_map(fronts).collect();
         for client in CLIENTS {
-            for service in &sample {
-                reaches(site, From::Pod(client), service.tcp(Family::V4, 80), &SERVERS)?;
-            }
+            sample.iter().try_for_each(|front| reaches(site, From::Pod(client), *front, &SERVERS))?;
+        }
+        let all: Vec<Front> = made.iter().flat_map(fronts).collect();
+        for client in CLIENTS {
+            From::Pod(client).run(site, || all.iter().try_for_each(|front| answers(*front)))??;
         }
         let served = seconds();
         println!(
-            "measured: {MANY} Services by {:?}: created in {created:.1} s, all served after {served:.1} s",
-            site.cluster().proxy()
+            "measured: {MANY} Services by {:?}: created in {created:.1} s, {} asked by {} clients and served after \
+             {served:.1} s",
+            site.cluster().proxy(),
+            all.len(),
+            CLIENTS.len()
         );
         new_ones_come_up(site, "after").map(drop)
     })
 }
 
+/// HTTP at port 80 of every address.
+fn fronts(service: &Service) -> impl Iterator<Item = Front> {
+    service.ips.iter().map(|ip| Front::tcp(*ip, 80))
+}
+
+/// Waits until a Service is answered, from where we are.
+fn answers(front: Front) -> Outcome {
+    eventually(&format!("{front} answers"), LAG, || front.ask("hostname", PATIENCE)).map(drop)
+}
+
+/// Services of one family each, by turns.
 fn make_many(site: &Site<'_>, many: usize) -> Outcome<Vec<Service>> {
     const THREADS: usize = 16;
     let share = |first: usize| -> Result<Vec<Service>, String> {
@@ -244,6 +278,7 @@ fn make_many(site: &Site<'_>, many: usize) -> Outcome<Vec<Service>> {
             let mut object = service(&name, "steady", &both_80()[..1]);
             object["metadata"]["labels"] = json!({"many": "yes"});
             object["spec"]["ipFamilyPolicy"] = json!("SingleStack");
+            object["spec"]["ipFamilies"] = json!([Family::BOTH[number % 2].name()]);
             let made = site.create(object).map_err(|error| format!("{name}: {error}"))?;
             let ip = made["spec"]["clusterIP"].as_str().and_then(|ip| ip.parse().ok());
             Ok(Service { name, ips: vec![ip.ok_or("no address")?] })

@@ -1,5 +1,5 @@
-//! What must not notice anything: long-lived connections that talk all the time, and new ones all the time, through
-//! one Service, from pods of both nodes and in both families.
+//! What must not notice anything: long-lived connections and UDP flows that talk all the time, and new connections all
+//! the time, through one Service, from pods of both nodes and in both families.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -8,52 +8,86 @@ use std::time::{Duration, SystemTime};
 
 use tests::kubernetes::Site;
 
-use crate::client::{Connection, Failure, Front};
-use crate::kit::{From, Outcome, PATIENCE};
+use crate::client::{Connection, Failure, Front, Udp};
+use crate::kit::{From, Outcome, PATIENCE, StopOnDrop, eventually};
 use crate::objects::{Family, Service};
 
 /// Connections held for each client and family.
-const STREAMS: usize = 4;
-/// Between two requests of one connection, and between two new connections of a client.
+const STREAMS: u16 = 4;
+/// UDP sockets held for each client and family.
+const FLOWS: u16 = 2;
+/// Their ports: below those the kernel gives to others.
+const PORTS: u16 = 20_000;
+/// Between two requests of one connection or flow, and between two new connections of a client.
 const PACE: Duration = Duration::from_millis(100);
+/// A SYN that was lost is sent again after a second: a new connection that took this long has lost one.
+const SLOW: Duration = Duration::from_millis(900);
 
 /// What went through, and what did not.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
+#[derive(Debug)]
+struct Tally {
+    begun: SystemTime,
     streams: AtomicU64,
     requests: AtomicU64,
+    flows: AtomicU64,
+    datagrams: AtomicU64,
     connections: AtomicU64,
+    /// Of a new connection and its answer, in milliseconds.
+    slowest: AtomicU64,
+    slow: Mutex<Vec<String>>,
     lost: Mutex<Vec<String>>,
 }
 
 impl Tally {
-    /// One line for people; an error when anything was lost.
-    ///
-    /// # Errors
-    /// What was lost.
-    pub(crate) fn judge(&self, story: &str) -> Outcome {
-        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        println!(
-            "measured: {story}: {} streams with {} requests, {} new connections; lost: {}",
-            count(&self.streams),
-            count(&self.requests),
-            count(&self.connections),
-            lost.len()
-        );
-        if count(&self.requests) < 50 || count(&self.connections) < 20 {
-            return Err("hardly anything was asked: the story proves nothing".into());
-        }
-        if lost.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("{} lost: {:?}", lost.len(), &lost[..lost.len().min(5)]).into())
+    fn begin() -> Self {
+        Self {
+            begun: SystemTime::now(),
+            streams: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            flows: AtomicU64::new(0),
+            datagrams: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+            slowest: AtomicU64::new(0),
+            slow: Mutex::new(Vec::new()),
+            lost: Mutex::new(Vec::new()),
         }
     }
 
-    fn lose(&self, begun: SystemTime, what: String) {
-        let at = begun.elapsed().unwrap_or_default().as_secs_f64();
-        self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{at:.1} s: {what}"));
+    /// One line for people; an error when anything was lost, if only until it was sent again.
+    fn judge(&self, story: &str) -> Outcome {
+        let [slow, lost] =
+            [&self.slow, &self.lost].map(|all| all.lock().unwrap_or_else(PoisonError::into_inner));
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        println!(
+            "measured: {story}: {} streams with {} requests, {} UDP flows with {} datagrams, {} new connections, \
+             the slowest {} ms; slow: {}, lost: {}",
+            count(&self.streams),
+            count(&self.requests),
+            count(&self.flows),
+            count(&self.datagrams),
+            count(&self.connections),
+            count(&self.slowest),
+            slow.len(),
+            lost.len()
+        );
+        if count(&self.requests) < 50 || count(&self.datagrams) < 50 || count(&self.connections) < 20 {
+            return Err("hardly anything was asked: the story proves nothing".into());
+        }
+        for (what, all) in [("lost", lost), ("slow", slow)] {
+            if !all.is_empty() {
+                return Err(format!("{} {what}: {:?}", all.len(), &all[..all.len().min(5)]).into());
+            }
+        }
+        Ok(())
+    }
+
+    fn note(&self, list: &Mutex<Vec<String>>, what: &str) {
+        let at = self.begun.elapsed().unwrap_or_default().as_secs_f64();
+        list.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{at:.1} s: {what}"));
+    }
+
+    fn lose(&self, what: &str) {
+        self.note(&self.lost, what);
     }
 }
 
@@ -68,26 +102,30 @@ pub(crate) fn under_load(
     clients: &[&str],
     story: impl FnOnce() -> Outcome,
 ) -> Outcome {
-    let (stop, tally, begun) = (AtomicBool::new(false), Tally::default(), SystemTime::now());
+    let (stop, tally) = (AtomicBool::new(false), Tally::begin());
     let told = thread::scope(|scope| {
+        // The scope waits for its threads, also when the story panics.
+        let stopped = StopOnDrop(&stop);
         let mut users = Vec::new();
         for client in clients {
             for family in Family::BOTH {
-                let front = service.tcp(family, 80);
+                let (tcp, udp) = (service.tcp(family, 80), service.udp(family, 80));
                 let (stop, tally) = (&stop, &tally);
                 let from = From::Pod(client);
-                users.push(scope.spawn(move || from.run(site, || hold(front, stop, tally, begun))));
-                users.push(scope.spawn(move || from.run(site, || connect(front, stop, tally, begun))));
+                users.push(scope.spawn(move || from.run(site, || hold_streams(tcp, stop, tally))));
+                users.push(scope.spawn(move || from.run(site, || hold_flows(udp, stop, tally))));
+                users.push(scope.spawn(move || from.run(site, || connect(tcp, stop, tally))));
             }
         }
-        // The story is told to streams that are open.
-        let wanted = u64::try_from(STREAMS * clients.len() * 2).unwrap_or(u64::MAX);
-        let ready = crate::kit::eventually("all streams are open", PATIENCE, || {
-            let open = tally.streams.load(Ordering::Relaxed);
-            if open == wanted { Ok(()) } else { Err(format!("{open} of {wanted}")) }
+        // The story is told to streams and flows that are open.
+        let each = u64::try_from(clients.len() * Family::BOTH.len()).unwrap_or(u64::MAX);
+        let wanted = [u64::from(STREAMS) * each, u64::from(FLOWS) * each];
+        let ready = eventually("all streams and flows are open", PATIENCE, || {
+            let open = [&tally.streams, &tally.flows].map(|open| open.load(Ordering::Relaxed));
+            if open == wanted { Ok(()) } else { Err(format!("{open:?} of {wanted:?}")) }
         });
         let told = ready.and_then(|()| story());
-        stop.store(true, Ordering::Relaxed);
+        drop(stopped);
         for user in users {
             user.join().map_err(|_| "a client panicked")??;
         }
@@ -99,26 +137,53 @@ pub(crate) fn under_load(
 }
 
 /// Long-lived connections: each is answered by one pod, to its end.
-fn hold(front: Front, stop: &AtomicBool, tally: &Tally, begun: SystemTime) {
-    let mut streams: Vec<(Connection, Option<String>)> = Vec::new();
-    for _ in 0..STREAMS {
-        match Connection::open(front.at, PATIENCE) {
-            Ok(stream) => {
-                tally.streams.fetch_add(1, Ordering::Relaxed);
-                streams.push((stream, None));
-            }
-            Err(why) => tally.lose(begun, format!("a stream to {front}: {why}")),
-        }
-    }
+fn hold_streams(front: Front, stop: &AtomicBool, tally: &Tally) {
+    let open = |_| Connection::open(front.at, PATIENCE);
+    let streams = opened(&format!("a stream to {front}"), (0..STREAMS).map(open), &tally.streams, tally);
+    hold(front, streams, stop, tally, &tally.requests, |stream| stream.get_text("/hostname", PATIENCE));
+}
+
+/// UDP flows: each keeps its port and is answered by one pod, to its end. No datagram is sent twice: nothing on the way
+/// may lose one.
+fn hold_flows(front: Front, stop: &AtomicBool, tally: &Tally) {
+    // A socket of IPv6 takes its port in IPv4 too.
+    let first = PORTS + if front.at.is_ipv4() { 0 } else { FLOWS };
+    let open = |number| Udp::open(first + number, front.at);
+    let flows = opened(&format!("a flow to {front}"), (0..FLOWS).map(open), &tally.flows, tally);
+    hold(front, flows, stop, tally, &tally.datagrams, |flow| flow.ask("hostname", PATIENCE));
+}
+
+fn opened<T>(
+    what: &str,
+    all: impl Iterator<Item = Result<T, Failure>>,
+    count: &AtomicU64,
+    tally: &Tally,
+) -> Vec<T> {
+    let opened = all.filter_map(|one| one.map_err(|why| tally.lose(&format!("{what}: {why}"))).ok());
+    let opened: Vec<T> = opened.collect();
+    count.fetch_add(u64::try_from(opened.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    opened
+}
+
+/// Asks over each again and again; one that is not answered, or by another pod than before, is lost.
+fn hold<T>(
+    front: Front,
+    held: Vec<T>,
+    stop: &AtomicBool,
+    tally: &Tally,
+    answered: &AtomicU64,
+    ask: impl Fn(&mut T) -> Result<String, Failure>,
+) {
+    let mut held: Vec<(T, Option<String>)> = held.into_iter().map(|one| (one, None)).collect();
     while !stop.load(Ordering::Relaxed) {
-        streams.retain_mut(|(stream, pod)| match stream.get_text("/hostname", PATIENCE) {
+        held.retain_mut(|(one, pod)| match ask(one) {
             Ok(said) if pod.as_ref().is_none_or(|pod| *pod == said) => {
-                tally.requests.fetch_add(1, Ordering::Relaxed);
+                answered.fetch_add(1, Ordering::Relaxed);
                 *pod = Some(said);
                 true
             }
             other => {
-                tally.lose(begun, format!("a stream to {front}, of {pod:?}: {other:?}"));
+                tally.lose(&format!("one held to {front}, of {pod:?}: {other:?}"));
                 false
             }
         });
@@ -127,12 +192,20 @@ fn hold(front: Front, stop: &AtomicBool, tally: &Tally, begun: SystemTime) {
 }
 
 /// New connections, one after another.
-fn connect(front: Front, stop: &AtomicBool, tally: &Tally, begun: SystemTime) {
+fn connect(front: Front, stop: &AtomicBool, tally: &Tally) {
     while !stop.load(Ordering::Relaxed) {
-        let said: Result<String, Failure> = front.ask("hostname", PATIENCE);
-        match said {
-            Ok(_) => drop(tally.connections.fetch_add(1, Ordering::Relaxed)),
-            Err(why) => tally.lose(begun, format!("a new connection to {front}: {why}")),
+        let asked = SystemTime::now();
+        match front.ask("hostname", PATIENCE) {
+            Ok(_) => {
+                let took = asked.elapsed().unwrap_or_default();
+                let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                tally.connections.fetch_add(1, Ordering::Relaxed);
+                tally.slowest.fetch_max(millis, Ordering::Relaxed);
+                if took >= SLOW {
+                    tally.note(&tally.slow, &format!("a new connection to {front} took {millis} ms"));
+                }
+            }
+            Err(why) => tally.lose(&format!("a new connection to {front}: {why}")),
         }
         thread::sleep(PACE);
     }

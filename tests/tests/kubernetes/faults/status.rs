@@ -46,22 +46,79 @@ pub(crate) fn in_touch(cluster: &Cluster, wanted: bool, limit: Duration) -> Outc
     Ok(())
 }
 
-/// That the log of every tunway ends with these, in this order, among other lines.
+/// What each tunway has published so far: it grows with every change it serves. None of kube-proxy.
 ///
 /// # Errors
-/// One does not say it.
-pub(crate) fn logged(cluster: &Cluster, wanted: &[&str]) -> Outcome {
+/// One does not answer.
+pub(crate) fn generations(cluster: &Cluster) -> Outcome<Vec<u64>> {
     if cluster.proxy() == Proxy::KubeProxy {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    for node in 0..cluster.nodes().len() {
-        let log = cluster.node_proxy(node)?.daemon().tail(400);
-        let mut rest = log.as_str();
-        for words in wanted {
-            let at =
-                rest.rfind(words).ok_or_else(|| format!("{}: no {words:?} in its log:\n{log}", node + 1))?;
-            rest = &rest[at..];
+    let generation = |node| {
+        let status = ask(cluster, node, "/v1/status")?;
+        status["generation"].as_u64().ok_or_else(|| format!("no generation in {status}").into())
+    };
+    (0..cluster.nodes().len()).map(generation).collect()
+}
+
+/// The log of every tunway from some moment on: what it said in earlier stories is not this one's.
+pub(crate) struct Logs<'a> {
+    cluster: &'a Cluster,
+    /// Lines of each node's log until then.
+    before: Vec<usize>,
+}
+
+impl<'a> Logs<'a> {
+    /// From now on.
+    ///
+    /// # Errors
+    /// A node has no proxy.
+    pub(crate) fn from_now(cluster: &'a Cluster) -> Outcome<Self> {
+        let lines = |node| Ok(whole_log(cluster, node)?.lines().count());
+        let before = (0..cluster.nodes().len()).map(lines).collect::<Outcome<_>>()?;
+        Ok(Self { cluster, before })
+    }
+
+    /// That each ends with these, in this order, among other lines. kube-proxy has words of its own.
+    ///
+    /// # Errors
+    /// One does not say it.
+    pub(crate) fn end_with(&self, wanted: &[&str]) -> Outcome {
+        self.each(|log| {
+            let mut rest = log;
+            for words in wanted {
+                let at = rest.rfind(words).ok_or_else(|| format!("no {words:?}"))?;
+                rest = &rest[at..];
+            }
+            Ok(())
+        })
+    }
+
+    /// That none says this without saying that after it.
+    ///
+    /// # Errors
+    /// One does.
+    pub(crate) fn take_back(&self, this: &str, that: &str) -> Outcome {
+        self.each(|log| match log.rfind(this).map(|at| &log[at..]) {
+            Some(rest) if !rest.contains(that) => Err(format!("{this:?} and no {that:?} after it")),
+            Some(_) | None => Ok(()),
+        })
+    }
+
+    fn each(&self, check: impl Fn(&str) -> Result<(), String>) -> Outcome {
+        if self.cluster.proxy() == Proxy::KubeProxy {
+            return Ok(());
         }
+        for (node, before) in self.before.iter().enumerate() {
+            let log: Vec<String> =
+                whole_log(self.cluster, node)?.lines().skip(*before).map(str::to_owned).collect();
+            let log = log.join("\n");
+            check(&log).map_err(|why| format!("node {}: {why} in its log:\n{log}", node + 1))?;
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+fn whole_log(cluster: &Cluster, node: usize) -> Outcome<String> {
+    Ok(cluster.node_proxy(node)?.daemon().tail(usize::MAX))
 }
