@@ -1,11 +1,16 @@
 //! What is not served: told at once where somebody could serve it, silent where nobody ever did.
 
-use serde_json::json;
+use std::net::{Ipv6Addr, TcpListener, UdpSocket};
+use std::time::Duration;
+
+use serde_json::{Value, json};
 use tests::kubernetes::Site;
 
-use crate::client::{Failure, icmp};
-use crate::kit::{From, LAG, Outcome, PATIENCE, all_reach, dropped, eventually, refused, together};
-use crate::objects::{Service, all_ready, pod, serve, serve_all};
+use crate::client::{Failure, Front, icmp};
+use crate::kit::{From, LAG, Outcome, PATIENCE, all_reach, dropped, ensure, eventually, refused, together};
+use crate::objects::{
+    Family, Service, address, all_ready, both_80, pod, serve, serve_all, service, with_spec,
+};
 
 /// Without endpoints: refused, from pods and from nodes, TCP and UDP, both families.
 pub(crate) fn no_endpoints(site: &Site<'_>) -> Outcome {
@@ -30,6 +35,26 @@ pub(crate) fn evicted_pods(site: &Site<'_>) -> Outcome {
     // What a kubelet writes when it evicts; it has stopped the pod by then, or does so at once.
     let failed = json!({"status": {"phase": "Failed", "reason": "Evicted"}});
     site.merge("Pod/status", "evicted", failed)?;
+    // The kernel of a stopped pod refuses as well: only while somebody listens there does a refusal come from the proxy.
+    let anywhere = (Ipv6Addr::UNSPECIFIED, 80);
+    let _listens = eventually("the evicted pod's ports are free", LAG, || {
+        let bind = || Ok::<_, std::io::Error>((TcpListener::bind(anywhere)?, UdpSocket::bind(anywhere)?));
+        site.inside("evicted", bind)?
+    })?;
+    for family in Family::BOTH {
+        let own = address(site, "evicted", family)?;
+        for front in [Front::tcp(own, 80), Front::udp(own, 80)] {
+            // Connected to or not, it is never answered; what counts is that nobody refuses.
+            let said = from.run(site, || front.ask("hostname", Duration::from_millis(500)))?;
+            ensure(said == Err(Failure::TimedOut), || format!("{front} of the pod itself: {said:?}"))?;
+        }
+    }
+    eventually("no EndpointSlice has an endpoint", LAG, || {
+        let slices = site.list("EndpointSlice", "kubernetes.io/service-name=web");
+        let slices = slices.map_err(|error| error.to_string())?;
+        let endpoints = |slice: &Value| slice["endpoints"].as_array().map_or(0, Vec::len);
+        if slices.iter().all(|slice| endpoints(slice) == 0) { Ok(()) } else { Err(format!("{slices:?}")) }
+    })?;
     together(&web.fronts(), |front| refused(site, from, front))
 }
 
@@ -38,8 +63,10 @@ pub(crate) fn wrong_port_and_nobody(site: &Site<'_>) -> Outcome {
     serve(site, "client", 0, "none")?;
     serve_all(site, &["pod1", "pod2"], "web")?;
     let web = Service::simple(site, "web", "web")?;
-    // An address nobody has for as long as this takes: it was the last one given out.
-    let gone = Service::simple(site, "gone", "web")?;
+    // Nobody else gets these while this runs: of a range's first 256 addresses the API server gives out none by itself
+    // until it has no others.
+    let chosen = json!({"clusterIP": "10.96.0.200", "clusterIPs": ["10.96.0.200", "fd00:96::c8"]});
+    let gone = Service::create(site, with_spec(service("gone", "web", &both_80()), chosen))?;
     for from in [From::Pod("client"), From::Node(0), From::Node(1)] {
         all_reach(site, from, &web.fronts(), &["pod1", "pod2"])?;
         all_reach(site, from, &gone.fronts(), &["pod1", "pod2"])?;
