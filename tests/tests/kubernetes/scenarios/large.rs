@@ -48,6 +48,8 @@ fn everywhere(services: &[Service; 2], mut f: impl FnMut(From<'_>, &Service, Fam
 pub(crate) fn http(site: &Site<'_>) -> Outcome {
     let services = stage(site)?;
     let body = pattern(MEGABYTE);
+    let told = format!("{MEGABYTE} {:016x}", checksum(&body));
+    let sent: Vec<u8> = (b'a'..=b'z').cycle().take(MEGABYTE).collect();
     everywhere(&services, |from, service, family| {
         let at = service.tcp(family, 80).at;
         let (stored, fetched) = from.run(site, || {
@@ -57,10 +59,11 @@ pub(crate) fn http(site: &Site<'_>) -> Outcome {
             (stored, fetched)
         })?;
         let (stored, fetched) = (stored?, fetched?);
-        ensure(stored.contains(&MEGABYTE.to_string()), || {
-            format!("uploaded {MEGABYTE} bytes, told {stored}")
-        })?;
-        ensure(fetched.len() == MEGABYTE, || format!("{} bytes came back", fetched.len()))
+        ensure(stored == told, || format!("what came is {stored}, not {told}"))?;
+        ensure(fetched == sent, || {
+            let same = fetched.iter().zip(&sent).take_while(|(got, wanted)| got == wanted).count();
+            format!("{} bytes came back, the first {same} as they were sent", fetched.len())
+        })
     })
 }
 
@@ -102,6 +105,13 @@ pub(crate) fn udp_around_the_mtu(site: &Site<'_>) -> Outcome {
         }
         Ok(())
     })
+}
+
+/// FNV-1a, as the server reckons it over what it got.
+fn checksum(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// Bytes that are not the same after any shift; printable, so that an answer in text keeps them.
