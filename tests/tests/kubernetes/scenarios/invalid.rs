@@ -21,8 +21,9 @@ use crate::kit::{From, LAG, Outcome, PATIENCE, StopOnDrop, ensure, eventually, h
 use crate::objects::{Family, Service, address, all_ready, pod, port, service};
 
 const PORT: u16 = 9000;
-/// How long the connection is watched; a segment is injected for each one of the client.
-const WATCH: Duration = Duration::from_secs(10);
+/// How long the connection is watched: upstream watches a minute with a segment now and then, here one is injected for
+/// each one of the client, hundreds in all.
+const WATCH: Duration = Duration::from_secs(20);
 
 /// The connection lives, although the server sends segments from long ago, or from far `ahead`.
 pub(crate) fn out_of_window(site: &Site<'_>, ahead: bool) -> Outcome {
