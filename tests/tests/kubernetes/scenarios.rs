@@ -145,6 +145,10 @@ fn slices() -> Vec<Scenario> {
         Scenario::new("multiple_endpoint_ips_in_multiple_slices", slices::several_slices),
         Scenario::new("multiple_ports_in_multiple_slices", slices::several_ports),
         Scenario::new("mirror_a_custom_endpoint", slices::mirrored),
+        Scenario::new(
+            "mirror_a_custom_endpoint_with_several_subsets_of_one_address",
+            slices::mirrored_subsets,
+        ),
         Scenario::new("named_target_ports_resolve_to_different_ports", slices::named_ports_differ),
         Scenario::new("ports_of_restartable_init_containers", slices::sidecar_ports),
     ]

@@ -94,6 +94,32 @@ pub(crate) fn mirrored(site: &Site<'_>) -> Outcome {
     fronts.into_iter().try_for_each(|front| refused(site, from, front))
 }
 
+/// An Endpoints object whose subsets have the same address: one with each port of the Service.
+pub(crate) fn mirrored_subsets(site: &Site<'_>) -> Outcome {
+    serve(site, "client", 0, "none")?;
+    serve_with(site, "pod1", 1, "web", &["netexec", "--http-port=8090,9090", "--udp-port=0"])?;
+    let web = manual(site, &[port("one", "TCP", 80, 80), port("two", "TCP", 81, 81)])?;
+    let own = address(site, "pod1", Family::V4)?;
+    let subset =
+        |name, number| json!({"addresses": [{"ip": own}], "ports": [slice_port(name, "TCP", number)]});
+    let both = json!([subset("one", 8090), subset("two", 9090)]);
+    site.create(json!({
+        "apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "manual"}, "subsets": both,
+    }))?;
+    let fronts = [web.tcp(Family::V4, 80), web.tcp(Family::V4, 81)];
+    let seats = [From::Pod("client"), From::Node(1)];
+    for from in seats {
+        all_reach(site, from, &fronts, &["pod1"])?;
+    }
+    // Each port is of its own subset: one goes, the other stays.
+    site.merge("Endpoints", "manual", json!({"subsets": [subset("two", 9090)]}))?;
+    for from in seats {
+        refused(site, from, fronts[0])?;
+        reaches(site, from, fronts[1], &["pod1"])?;
+    }
+    Ok(())
+}
+
 /// One name of a port, another number in every pod.
 pub(crate) fn named_ports_differ(site: &Site<'_>) -> Outcome {
     let named = |name: &str, node, number: u16| {
