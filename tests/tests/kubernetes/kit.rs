@@ -217,22 +217,6 @@ pub(crate) fn dropped(site: &Site<'_>, from: From<'_>, to: Front) -> Outcome {
     })
 }
 
-/// Waits until nobody answers, however that is told.
-///
-/// # Errors
-/// Somebody answers.
-pub(crate) fn unreachable(site: &Site<'_>, from: From<'_>, to: Front) -> Outcome {
-    eventually(&format!("{to} from {from} is not answered"), LAG, || {
-        for _ in 0..2 {
-            let said = from.run(site, || to.ask("hostname", SILENCE)).map_err(|error| error.to_string())?;
-            if let Ok(pod) = said {
-                return Err(format!("{pod} answers"));
-            }
-        }
-        Ok(())
-    })
-}
-
 /// That nothing changes for a while: exactly these pods answer, and no question is lost.
 ///
 /// # Errors

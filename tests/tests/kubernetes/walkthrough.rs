@@ -4,9 +4,10 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use serde_json::Value;
 use tests::kubernetes::{Output, Site, process};
 
 use crate::client::dns::{self, Kind};
-use crate::client::{Connection, Proto};
+use crate::client::{Connection, Deadline, Proto, http_get};
 use crate::kit::{From, LAG, Outcome, PATIENCE, ensure, eventually};
 use crate::kubernetes::scenarios::snmp;
 use crate::objects::{Family, Service, address};
@@ -153,9 +154,17 @@ fn both_backends(
     let home = client["spec"]["nodeName"].as_str().unwrap_or_default();
     let front = service.tcp(Family::V4, 80);
     let mut counts: BTreeMap<&String, u64> = pods.keys().map(|pod| (pod, 0)).collect();
+    let fetch = || -> Outcome { Ok(site.inside("client", || http_get(front.at, "/", PATIENCE))?.map(drop)?) };
+    let begun = taken(site, pods)?;
+    // The page is served as soon as one of them is known to the proxy.
+    eventually("both pods serve", LAG, || -> Outcome {
+        fetch()?;
+        let now = taken(site, pods)?;
+        ensure(pods.keys().all(|pod| now[pod] > begun[pod]), || format!("{begun:?}, then {now:?}"))
+    })?;
     let mut before = taken(site, pods)?;
     for _ in 0..FETCHES {
-        site.inside("client", || crate::client::http_get(front.at, "/", PATIENCE))??;
+        fetch()?;
         let after = taken(site, pods)?;
         // One by one: a connection whose first packets meet on two processors is counted twice by Linux.
         let served: Vec<&String> = pods.keys().filter(|pod| after[*pod] > before[*pod]).collect();
@@ -183,19 +192,16 @@ fn only_the_cluster_ip(
     service: &Service,
 ) -> Outcome {
     let front = service.tcp(Family::V4, 80);
-    let mut dump = site.inside("client", watch)??;
+    let dump = site.inside("client", Dump::start)??;
     for _ in 0..8 {
         let mut connection = site.inside("client", || Connection::open(front.at, PATIENCE))??;
         connection.get("/", PATIENCE)?;
     }
-    // Packets are printed a moment after they were seen.
-    thread::sleep(Duration::from_millis(500));
-    dump.kill()?;
-    let mut seen = String::new();
-    dump.stdout.take().ok_or("no output")?.read_to_string(&mut seen)?;
-    dump.wait()?;
     let cluster_ip = service.ip(Family::V4).to_string();
-    let packets = seen.lines().filter(|line| line.contains(&cluster_ip)).count();
+    let of_it = |seen: &[String]| seen.iter().filter(|line| line.contains(&cluster_ip)).count();
+    // Packets are printed a moment after they were seen.
+    let seen = dump.until(LAG, |seen| of_it(seen) >= 8 * 6);
+    let (packets, seen) = (of_it(&seen), seen.join("\n"));
     ensure(packets >= 8 * 6, || format!("tcpdump saw {packets} packets:\n{seen}"))?;
     for pod in pods.keys() {
         let own = address(site, pod, Family::V4)?.to_string();
@@ -208,28 +214,72 @@ fn only_the_cluster_ip(
     Ok(())
 }
 
-/// A tcpdump of everything over TCP that passes here; it is at work when this returns.
-fn watch() -> std::io::Result<Child> {
-    let mut child = Command::new("tcpdump")
-        .args(["-i", "any", "-nn", "-l", "--immediate-mode", "tcp"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let said = child.stderr.take().ok_or_else(|| std::io::Error::other("no output"))?;
-    for line in BufReader::new(said).lines() {
-        if line?.contains("listening on") {
-            return Ok(child);
+/// A tcpdump, killed when it is dropped.
+struct Dump {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Dump {
+    /// Of everything over TCP that passes here; it is at work when this returns.
+    fn start() -> std::io::Result<Self> {
+        let mut child = Command::new("tcpdump")
+            .args(["-i", "any", "-nn", "-l", "--immediate-mode", "tcp"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let missing = || std::io::Error::other("no output");
+        let errors = child.stderr.take().ok_or_else(missing)?;
+        let output = child.stdout.take().ok_or_else(missing)?;
+        let (tell, lines) = mpsc::channel();
+        let dump = Self { child, lines };
+        // It ends with tcpdump's output.
+        thread::spawn(move || {
+            BufReader::new(output).lines().map_while(Result::ok).try_for_each(|line| tell.send(line))
+        });
+        for line in BufReader::new(errors).lines() {
+            if line?.contains("listening on") {
+                return Ok(dump);
+            }
         }
+        Err(std::io::Error::other("tcpdump ended"))
     }
-    child.wait()?;
-    Err(std::io::Error::other("tcpdump ended"))
+
+    /// Ends it once its lines are enough, or after `limit`; all it printed.
+    fn until(mut self, limit: Duration, enough: impl Fn(&[String]) -> bool) -> Vec<String> {
+        let deadline = Deadline::after(limit);
+        let mut seen = Vec::new();
+        while !enough(&seen) {
+            let Ok(line) =
+                deadline.left().map_err(drop).and_then(|left| self.lines.recv_timeout(left).map_err(drop))
+            else {
+                break;
+            };
+            seen.push(line);
+        }
+        self.end();
+        seen.extend(self.lines.iter());
+        seen
+    }
+
+    fn end(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Dump {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 /// Deleted, nothing of it answers any more.
 fn cleaned_up(site: &Site<'_>, story: &Story, service: &Service) -> Outcome {
     kubectl(site, story, &["delete", "-f", "-", "--wait=true", "--timeout=60s"], MANIFEST)?;
-    crate::kit::unreachable(site, From::Pod("client"), service.tcp(Family::V4, 80))?;
+    crate::kit::dropped(site, From::Pod("client"), service.tcp(Family::V4, 80))?;
     let url = format!("http://{}:80", service.ip(Family::V4));
     story.say(&format!("client$ timeout 3 wget -qO- {url} || echo gone"));
     let said = site.exec("client", &["busybox", "timeout", "3", "busybox", "wget", "-qO-", &url], STEP)?;

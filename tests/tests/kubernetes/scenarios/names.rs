@@ -8,7 +8,7 @@ use tests::kubernetes::Site;
 
 use crate::client::Proto;
 use crate::client::dns::{self, Answer, Kind};
-use crate::kit::{From, LAG, Outcome, PATIENCE, all_reach, ensure, eventually, together, unreachable};
+use crate::kit::{From, LAG, Outcome, PATIENCE, all_reach, dropped, ensure, eventually, together};
 use crate::objects::{Family, Service, address, all_ready, both_80, pod, service};
 
 /// The addresses of the Service `kube-dns`.
@@ -125,7 +125,7 @@ pub(crate) fn cluster_ip_to_external_name(site: &Site<'_>) -> Outcome {
     });
     site.merge("Service", "changing", json!({"spec": spec}))?;
     resolves(site, from, &name, "an alias", is_alias(&target))?;
-    together(&changing.fronts(), |front| unreachable(site, from, front))
+    together(&changing.fronts(), |front| dropped(site, from, front))
 }
 
 /// Without an address a Service is a list of pods, for the name server alone; it gets one by way of an alias.

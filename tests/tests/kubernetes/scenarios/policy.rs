@@ -26,6 +26,8 @@ pub(crate) fn respected(site: &Site<'_>) -> Outcome {
     for from in [From::Pod("client-1"), From::Node(0)] {
         all_reach(site, from, &web.fronts(), &["pod1"])?;
     }
+    // A node that has not seen the Service yet drops as well.
+    site.cluster().settle(LAG)?;
     for from in [From::Pod("client-2"), From::Node(1)] {
         together(&web.fronts(), |front| dropped(site, from, front))?;
     }
@@ -67,6 +69,8 @@ pub(crate) fn host_network_endpoint(site: &Site<'_>) -> Outcome {
     for from in [From::Pod("client-1"), From::Node(0)] {
         all_reach(site, from, &host.fronts(), &[&name])?;
     }
+    // A node that has not seen the Service yet drops as well.
+    site.cluster().settle(LAG)?;
     for from in [From::Pod("client-2"), From::Node(1)] {
         together(&host.fronts(), |front| dropped(site, from, front))?;
     }
