@@ -200,7 +200,8 @@ fn tracking() -> Vec<Scenario> {
 fn rollout() -> Vec<Scenario> {
     vec![
         Scenario::new("zero_downtime_rolling_update", rollout::rolling_update),
-        Scenario::new("zero_downtime_blue_green", rollout::blue_green),
+        Scenario::new("zero_downtime_blue_green_with_readiness_gates", rollout::blue_green_gates),
+        Scenario::new("zero_downtime_blue_green_by_selector", rollout::blue_green),
         Scenario::new("service_endpoints_latency", rollout::endpoints_latency),
     ]
 }
@@ -226,7 +227,12 @@ fn api_faults() -> Vec<Scenario> {
 
 /// A counter of the kernel, of the namespace this thread is in: `/proc/net/snmp`.
 pub(crate) fn snmp(protocol: &str, name: &str) -> Outcome<u64> {
-    let text = std::fs::read_to_string("/proc/thread-self/net/snmp")?;
+    counter("snmp", protocol, name)
+}
+
+/// One of `/proc/net/snmp`, or of `/proc/net/netstat`.
+fn counter(file: &str, protocol: &str, name: &str) -> Outcome<u64> {
+    let text = std::fs::read_to_string(format!("/proc/thread-self/net/{file}"))?;
     let mut rows = text.lines().filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(": "));
     let (names, values) = rows.next().zip(rows.next()).ok_or("no such protocol")?;
     let found = names.split(' ').zip(values.split(' ')).find(|(one, _)| *one == name);

@@ -7,52 +7,101 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use tests::kubernetes::Site;
+use tests::kubernetes::{Pod, Site};
 
+use super::counter;
 use super::readiness::{switch_on, switched};
 use crate::client::{Failure, Front};
 use crate::kit::{From, LAG, Outcome, PATIENCE, StopOnDrop, all_reach, ensure, eventually, reaches};
 use crate::objects::{Family, Service, all_ready, pod, serve, serve_all};
+
+/// The condition of blue and green pods that opens their readiness gate.
+const GATE: &str = "tunway.example.com/chosen";
+/// How often blue becomes green and green becomes blue: once takes less than a second.
+const ROUNDS: usize = 4;
+/// What a hundred requests a second come to at least, on a machine that is busy with other clusters.
+const RATE: f64 = 60.0;
+/// A request that took so long may have lost its SYN, which is sent again after a second.
+const SLOW: Duration = Duration::from_millis(900);
+/// Clients beside each other: one that waits must not hold back the others.
+const CLIENTS: u32 = 8;
 
 /// What came of a load.
 #[derive(Debug, Default)]
 struct Load {
     answered: BTreeMap<String, u64>,
     failed: Vec<(Duration, Failure)>,
+    slow: u64,
+    slowest: Duration,
 }
 
-/// A hundred requests a second, each over a connection of its own, until `stop`.
-fn load(site: &Site<'_>, from: From<'_>, front: Front, stop: &AtomicBool) -> Outcome<Load> {
-    let begun = SystemTime::now();
-    let load = Mutex::new(Load::default());
-    let share = |number: u32| {
-        let load = &load;
-        move || {
-            let mut next = begun + Duration::from_millis(10) * number;
-            while !stop.load(Ordering::Relaxed) {
-                if let Ok(wait) = next.duration_since(SystemTime::now()) {
-                    thread::sleep(wait);
-                }
-                next += Duration::from_millis(40);
-                let said = front.ask("hostname", PATIENCE);
-                let mut load = load.lock().unwrap_or_else(PoisonError::into_inner);
-                match said {
-                    Ok(pod) => *load.answered.entry(pod).or_default() += 1,
-                    Err(why) => load.failed.push((begun.elapsed().unwrap_or_default(), why)),
-                }
-            }
-        }
-    };
-    // A request that is slow must not hold back the others.
-    thread::scope(|scope| {
-        let shares: Vec<_> =
-            (0..4).map(|number| scope.spawn(move || from.run(site, share(number)))).collect();
+/// A story while the pod `client` makes a hundred requests a second, each over a connection of its own: none may fail,
+/// and no SYN get lost. Whoever answered.
+fn under_load(
+    site: &Site<'_>,
+    name: &str,
+    front: Front,
+    story: impl FnOnce() -> Outcome,
+) -> Outcome<BTreeMap<String, u64>> {
+    let from = From::Pod("client");
+    // Nobody but the load lives in that namespace.
+    let repeated = || -> Outcome<u64> { from.run(site, || counter("netstat", "TcpExt", "TCPSynRetrans"))? };
+    let before = repeated()?;
+    let (stop, load, begun) = (AtomicBool::new(false), Mutex::new(Load::default()), SystemTime::now());
+    let told = thread::scope(|scope| {
+        let stopped = StopOnDrop(&stop);
+        let share = |number| {
+            let (stop, load) = (&stop, &load);
+            move || from.run(site, || ask_at_a_pace(front, begun, number, stop, load))
+        };
+        let shares: Vec<_> = (0..CLIENTS).map(|number| scope.spawn(share(number))).collect();
+        let told = story();
+        drop(stopped);
         for one in shares {
             one.join().map_err(|_| "a client panicked")??;
         }
-        Outcome::Ok(())
+        told
+    });
+    let seconds = begun.elapsed().unwrap_or_default().as_secs_f64();
+    let load = load.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (repeated, total) = (repeated()? - before, load.answered.values().sum::<u64>());
+    let rate = f64::from(u32::try_from(total).unwrap_or(u32::MAX)) / seconds;
+    println!(
+        "measured: {name} under load on {:?}: {total} requests in {seconds:.1} s, {rate:.0} a second, {} failed, \
+         {} slow, the slowest {:.0?}, {repeated} SYNs sent again",
+        site.cluster().proxy(),
+        load.failed.len(),
+        load.slow,
+        load.slowest,
+    );
+    told?;
+    ensure(load.failed.is_empty(), || {
+        format!("{} of {} requests failed: {:?}", load.failed.len(), total, load.failed)
     })?;
-    Ok(load.into_inner().unwrap_or_else(PoisonError::into_inner))
+    ensure(repeated == 0, || format!("{repeated} SYNs of {total} were sent again"))?;
+    ensure(rate >= RATE, || format!("only {rate:.0} requests a second: the load proves nothing"))?;
+    Ok(load.answered)
+}
+
+/// One client's share of a load, until `stop`; what came too late is made up for.
+fn ask_at_a_pace(front: Front, begun: SystemTime, number: u32, stop: &AtomicBool, load: &Mutex<Load>) {
+    let mut next = begun + Duration::from_millis(10) * number;
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok(wait) = next.duration_since(SystemTime::now()) {
+            thread::sleep(wait);
+        }
+        next += Duration::from_millis(10) * CLIENTS;
+        let asked = SystemTime::now();
+        let said = front.ask("hostname", PATIENCE);
+        let took = asked.elapsed().unwrap_or_default();
+        let mut load = load.lock().unwrap_or_else(PoisonError::into_inner);
+        load.slow += u64::from(took >= SLOW);
+        load.slowest = load.slowest.max(took);
+        match said {
+            Ok(pod) => *load.answered.entry(pod).or_default() += 1,
+            Err(why) => load.failed.push((begun.elapsed().unwrap_or_default(), why)),
+        }
+    }
 }
 
 fn deployment(version: &str) -> Value {
@@ -100,82 +149,98 @@ pub(crate) fn rolling_update(site: &Site<'_>) -> Outcome {
     };
     let old = names(site.list("Pod", "app=web")?);
     all_reach(site, from, &web.fronts(), &old.iter().map(String::as_str).collect::<Vec<_>>())?;
-    let stop = AtomicBool::new(false);
-    let (rolled, load) = thread::scope(|scope| {
-        let stopped = StopOnDrop(&stop);
-        let load = scope.spawn(|| load(site, from, front, &stop).map_err(|why| why.to_string()));
-        let rolled = site
-            .merge("Deployment", "web", json!({"spec": deployment("2")["spec"].clone()}))
-            .map_err(Into::into)
-            .and_then(|_| rolled_out(site, "2"));
+    let answered = under_load(site, "rolling update", front, || {
+        site.merge("Deployment", "web", json!({"spec": deployment("2")["spec"].clone()}))?;
+        rolled_out(site, "2")?;
         // The last of the old ones are still ending: until they are gone nothing may be lost either.
-        let rolled = rolled.and_then(|()| {
-            eventually("the old pods are gone", LAG, || match site.list("Pod", "app=web") {
-                Ok(pods) if pods.len() == 3 => Ok(()),
-                other => Err(format!("{:?}", other.map(names))),
-            })
-        });
-        drop(stopped);
-        (rolled, load.join())
-    });
-    rolled?;
-    let load = load.map_err(|_| "the load panicked")??;
-    let total: u64 = load.answered.values().sum();
-    ensure(load.failed.is_empty(), || {
-        format!("{} of {total} requests failed: {:?}", load.failed.len(), load.failed)
+        eventually("the old pods are gone", LAG, || match site.list("Pod", "app=web") {
+            Ok(pods) if pods.len() == 3 => Ok(()),
+            other => Err(format!("{:?}", other.map(names))),
+        })
     })?;
     let new = names(site.list("Pod", "version=2")?);
-    ensure(new.iter().all(|pod| load.answered.contains_key(pod)), || {
-        format!("{new:?}, and {:?}", load.answered)
+    ensure(new.iter().all(|pod| answered.contains_key(pod)), || format!("{new:?}, and {answered:?}"))?;
+    ensure(old.iter().any(|pod| answered.contains_key(pod)), || format!("{old:?}, and {answered:?}"))
+}
+
+/// A pod whose readiness somebody else decides as well.
+fn gated(name: &str, node: usize, app: &str) -> Pod {
+    let mut pod = pod(name, node, app);
+    pod.extra = json!({"spec": {"readinessGates": [{"conditionType": GATE}]}});
+    pod
+}
+
+/// Opens or closes the gates of some pods; returns when their readiness is what it says.
+fn gates(site: &Site<'_>, pods: &[&str], open: bool) -> Outcome {
+    let status = if open { "True" } else { "False" };
+    for pod in pods {
+        // A merge patch replaces the whole list: the node agent adds its own conditions again.
+        let conditions = json!([{"type": GATE, "status": status}]);
+        site.merge("Pod/status", pod, json!({"status": {"conditions": conditions}}))?;
+    }
+    let ready = |pod: &&&str| -> Outcome<bool> {
+        let object = site.get("Pod", pod)?.unwrap_or_default();
+        let conditions = object["status"]["conditions"].as_array();
+        let mut all = conditions.into_iter().flatten();
+        Ok(all.any(|one| one["type"] == "Ready" && one["status"] == status))
+    };
+    eventually(&format!("Ready of {pods:?} is {status}"), LAG, || {
+        for pod in pods {
+            if !ready(&pod).map_err(|why| why.to_string())? {
+                return Err(format!("not of {pod}"));
+            }
+        }
+        Ok(())
+    })
+}
+
+/// From one version to the other and back by the pods' readiness gates, under load: first the new one's are opened,
+/// then the old one's are closed.
+pub(crate) fn blue_green_gates(site: &Site<'_>) -> Outcome {
+    let (blues, greens) = (["blue-1", "blue-2"], ["green-1", "green-2"]);
+    all_ready(site, vec![pod("client", 1, "none")])?;
+    for (index, name) in blues.iter().chain(&greens).enumerate() {
+        site.pod(gated(name, index % 2, "web"))?;
+    }
+    gates(site, &blues, true)?;
+    let web = Service::simple(site, "web", "web")?;
+    let (from, front) = (From::Pod("client"), web.tcp(Family::V4, 80));
+    reaches(site, from, front, &blues)?;
+    let answered = under_load(site, "blue-green by readiness gates", front, || {
+        for (old, new) in [(&blues, &greens), (&greens, &blues)].repeat(ROUNDS) {
+            gates(site, new, true)?;
+            reaches(site, from, front, &[new.as_slice(), old].concat())?;
+            gates(site, old, false)?;
+            reaches(site, from, front, new)?;
+        }
+        Ok(())
     })?;
-    ensure(old.iter().any(|pod| load.answered.contains_key(pod)), || {
-        format!("{old:?}, and {:?}", load.answered)
-    })?;
-    println!(
-        "measured: rolling update under load on {:?}: {total} requests, 0 failed",
-        site.cluster().proxy()
-    );
-    Ok(())
+    ensure(answered.len() == 4, || format!("{answered:?}"))
 }
 
 /// From one version to the other by the Service's selector, once the other is ready; under load; and back.
 pub(crate) fn blue_green(site: &Site<'_>) -> Outcome {
     all_ready(site, vec![pod("client", 1, "none")])?;
-    serve_all(site, &["blue-1", "blue-2"], "blue")?;
-    let greens = ["green-1", "green-2"];
+    let (blues, greens) = (["blue-1", "blue-2"], ["green-1", "green-2"]);
+    serve_all(site, &blues, "blue")?;
     for (node, name) in greens.iter().enumerate() {
         site.pod(switched(name, node, "green"))?;
     }
     let web = Service::simple(site, "web", "blue")?;
     let (from, front) = (From::Pod("client"), web.tcp(Family::V4, 80));
-    reaches(site, from, front, &["blue-1", "blue-2"])?;
-    let stop = AtomicBool::new(false);
-    let (switched, load) = thread::scope(|scope| {
-        let stopped = StopOnDrop(&stop);
-        let load = scope.spawn(|| load(site, from, front, &stop).map_err(|why| why.to_string()));
-        let switch = || -> Outcome {
-            let held: Vec<_> = greens.iter().map(|name| switch_on(site, name)).collect::<Outcome<_>>()?;
-            for name in greens {
-                site.wait_ready(name, LAG)?;
-            }
-            site.merge("Service", "web", json!({"spec": {"selector": {"app": "green"}}}))?;
-            reaches(site, from, front, &greens)?;
-            site.merge("Service", "web", json!({"spec": {"selector": {"app": "blue"}}}))?;
-            reaches(site, from, front, &["blue-1", "blue-2"])?;
-            drop(held);
-            Ok(())
-        };
-        let told = switch();
-        drop(stopped);
-        (told, load.join())
-    });
-    switched?;
-    let load = load.map_err(|_| "the load panicked")??;
-    let total: u64 = load.answered.values().sum();
-    ensure(load.failed.is_empty(), || {
-        format!("{} of {total} requests failed: {:?}", load.failed.len(), load.failed)
+    reaches(site, from, front, &blues)?;
+    let answered = under_load(site, "blue-green by selector", front, || {
+        let _held: Vec<_> = greens.iter().map(|name| switch_on(site, name)).collect::<Outcome<_>>()?;
+        for name in greens {
+            site.wait_ready(name, LAG)?;
+        }
+        for (app, pods) in [("green", &greens), ("blue", &blues)].repeat(ROUNDS) {
+            site.merge("Service", "web", json!({"spec": {"selector": {"app": app}}}))?;
+            reaches(site, from, front, pods)?;
+        }
+        Ok(())
     })?;
-    ensure(load.answered.len() == 4, || format!("{:?}", load.answered))
+    ensure(answered.len() == 4, || format!("{answered:?}"))
 }
 
 /// How long a new Service takes until it is served: twenty of them, four at a time.
