@@ -1,10 +1,18 @@
-//! Upstream's Service suite beyond ClusterIPs: what is to come, by what it waits for.
+//! What the table leaves out of upstream's Service and kube-proxy suites: what is to come, by what it waits for, and what
+//! never will, by whose it is.
 
 const NODE_PORT: &str = "NodePort";
 const LOAD_BALANCER: &str = "LoadBalancer";
 const EXTERNAL: &str = "externalIPs";
 const POLICY: &str = "policies";
 const TOPOLOGY: &str = "topology";
+const SCTP: &str = "SCTP";
+/// The API server decides it; a proxy has no part in it.
+const API_ONLY: &str = "API only";
+/// Shown by other tests of this repository.
+const ELSEWHERE: &str = "elsewhere";
+/// How kube-proxy does it, not what a client sees.
+const KUBE_PROXY: &str = "kube-proxy's";
 
 /// What it waits for, and upstream's words, shortened.
 pub(crate) const PENDING: &[(&str, &str)] = &[
@@ -41,5 +49,27 @@ pub(crate) const PENDING: &[(&str, &str)] = &[
     (TOPOLOGY, "PreferClose and PreferSameZone, single-node and multi-node"),
     (TOPOLOGY, "PreferSameNode, with its fall-backs to the zone and beyond"),
     (TOPOLOGY, "topology-mode Auto distributes endpoints evenly"),
-    ("SCTP", "allow creating a basic SCTP service with pod and endpoints"),
+    (SCTP, "allow creating a basic SCTP service with pod and endpoints"),
+    (SCTP, "connectivity over SCTP: pod-Service, node-Service and endpoint-Service"),
+    (API_ONLY, "prevent NodePort collisions"),
+    (API_ONLY, "check NodePort out-of-range"),
+    (API_ONLY, "release NodePorts on delete"),
+    (
+        API_ONLY,
+        "find a service from listing all namespaces, status lifecycle, delete a collection of services",
+    ),
+    (
+        API_ONLY,
+        "no conflict between pods with same hostPort but different hostIP and protocol: the scheduler's and the node's",
+    ),
+    (
+        ELSEWHERE,
+        "recreate its rules if they are deleted: shown in the host plan's tests, control/tests/root/repair.rs",
+    ),
+    (KUBE_PROXY, "check kube-proxy urls, /healthz and /proxyMode"),
+    (KUBE_PROXY, "set TCP CLOSE_WAIT timeout: a setting of the kernel's connection tracking"),
+    (
+        KUBE_PROXY,
+        "update metric for tracking accepted packets destined for localhost nodeports: iptables mode only",
+    ),
 ];

@@ -51,7 +51,7 @@ pub(crate) fn table(scenarios: &[Scenario], columns: &[&str], verdicts: &Verdict
     if pending.is_empty() {
         return;
     }
-    println!("| pending: {} of upstream's", pending.len());
+    println!("| pending, or left out: {} of upstream's", pending.len());
     for (why, name) in pending {
         println!("|   {why:14} {name}");
     }
