@@ -1,5 +1,5 @@
-//! What the table leaves out of upstream's Service and kube-proxy suites: what is to come, by what it waits for, and what
-//! never will, by whose it is.
+//! What the table leaves out of upstream's Service and kube-proxy suites: what is to come, by what it waits for, and
+//! what never will, by whose it is.
 
 const NODE_PORT: &str = "NodePort";
 const LOAD_BALANCER: &str = "LoadBalancer";
