@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dataplane::plane::{FlowRow, Plane, PlaneError};
 use dataplane::service::{Backend, BuildError, Policy, Service, Snapshot, Sticky, World};
-use dataplane::stats::{Counter, Totals};
+use dataplane::stats::Counter;
 use dataplane::verdict::DropReason;
 
 use crate::compile::Compiler;
@@ -38,6 +38,8 @@ pub struct State {
     troubles: Troubles,
     retired: usize,
     connected: bool,
+    /// How often that ended.
+    source_lost: u64,
     source: String,
     ready: bool,
     stopping: bool,
@@ -60,6 +62,7 @@ impl State {
             troubles: Troubles::default(),
             retired: 0,
             connected: false,
+            source_lost: 0,
             source: "nothing heard yet".to_owned(),
             ready: false,
             stopping: false,
@@ -115,6 +118,7 @@ impl State {
                 );
             }
         }
+        self.source_lost += u64::from(self.connected && !connected);
         self.connected = connected;
         detail.clone_into(&mut self.source);
     }
@@ -214,7 +218,7 @@ impl State {
         match query {
             Query::Flows { service, limit } => Answer::Flows(self.flows(service.as_deref(), *limit)),
             Query::Services => Answer::Services(self.services()),
-            Query::Counters => Answer::Counters(counters(&self.plane.totals())),
+            Query::Counters => Answer::Counters(self.counters()),
             Query::Status => Answer::Status(self.status()),
         }
     }
@@ -288,6 +292,16 @@ impl State {
         endpoints.filter_map(|endpoint| Some((endpoint.addr, endpoint.target.clone()?))).collect()
     }
 
+    fn counters(&self) -> Counters {
+        let totals = self.plane.totals();
+        let workers = Counter::ALL.iter().map(|c| (c.label().to_owned(), totals.get(*c)));
+        let drops = DropReason::ALL.iter().map(|reason| (reason.label().to_owned(), totals.drops(*reason)));
+        Counters {
+            counters: workers.chain([("source_lost".to_owned(), self.source_lost)]).collect(),
+            drops: drops.filter(|(_, n)| *n > 0).collect(),
+        }
+    }
+
     fn status(&self) -> Status {
         let [remembered, remembered_max] = self.plane.affinity();
         Status {
@@ -329,13 +343,5 @@ fn trouble(problem: &Problem) -> wire::Trouble {
         field: problem.field.clone(),
         what: problem.what.clone(),
         remedy: problem.remedy.clone(),
-    }
-}
-
-fn counters(totals: &Totals) -> Counters {
-    let drops = DropReason::ALL.iter().map(|reason| (reason.label().to_owned(), totals.drops(*reason)));
-    Counters {
-        counters: Counter::ALL.iter().map(|c| (c.label().to_owned(), totals.get(*c))).collect(),
-        drops: drops.filter(|(_, n)| *n > 0).collect(),
     }
 }

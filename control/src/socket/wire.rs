@@ -151,11 +151,11 @@ pub struct Trouble {
     pub remedy: String,
 }
 
-/// Counters of all workers since the start.
+/// Counters since the start.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counters {
-    /// By name.
+    /// By name: those of all workers, and `source_lost`, how often the source got out of touch with where it reads from.
     pub counters: BTreeMap<String, u64>,
     /// Drops by reason; only reasons that occurred.
     pub drops: BTreeMap<String, u64>,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tests::kubernetes::{Cluster, Proxy};
 
-use crate::kit::{Outcome, eventually};
+use crate::kit::{Outcome, ensure, eventually};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -61,11 +61,25 @@ pub(crate) fn generations(cluster: &Cluster) -> Outcome<Vec<u64>> {
     (0..cluster.nodes().len()).map(generation).collect()
 }
 
+/// How often each tunway got out of touch with the API server, as it counts. None of kube-proxy.
+fn losses(cluster: &Cluster) -> Outcome<Vec<u64>> {
+    if cluster.proxy() == Proxy::KubeProxy {
+        return Ok(Vec::new());
+    }
+    let lost = |node| {
+        let answer = ask(cluster, node, "/v1/counters")?;
+        answer["counters"]["source_lost"].as_u64().ok_or_else(|| format!("no source_lost in {answer}").into())
+    };
+    (0..cluster.nodes().len()).map(lost).collect()
+}
+
 /// The log of every tunway from some moment on: what it said in earlier stories is not this one's.
 pub(crate) struct Logs<'a> {
     cluster: &'a Cluster,
     /// Lines of each node's log until then.
     before: Vec<usize>,
+    /// What each had counted until then.
+    lost: Vec<u64>,
 }
 
 impl<'a> Logs<'a> {
@@ -76,14 +90,18 @@ impl<'a> Logs<'a> {
     pub(crate) fn from_now(cluster: &'a Cluster) -> Outcome<Self> {
         let lines = |node| Ok(whole_log(cluster, node)?.lines().count());
         let before = (0..cluster.nodes().len()).map(lines).collect::<Outcome<_>>()?;
-        Ok(Self { cluster, before })
+        Ok(Self { cluster, before, lost: losses(cluster)? })
     }
 
-    /// That each ends with these, in this order, among other lines. kube-proxy has words of its own.
+    /// That each counts a loss, and ends with these, in this order, among other lines. kube-proxy has words of its own.
     ///
     /// # Errors
     /// One does not say it.
     pub(crate) fn end_with(&self, wanted: &[&str]) -> Outcome {
+        let now = losses(self.cluster)?;
+        ensure(now.iter().zip(&self.lost).all(|(now, before)| now > before), || {
+            format!("source_lost: {:?}, then {now:?}", self.lost)
+        })?;
         self.each(|log| {
             let mut rest = log;
             for words in wanted {
