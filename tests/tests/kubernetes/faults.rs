@@ -102,7 +102,7 @@ pub(crate) fn api_server_killed(site: &Site<'_>) -> Outcome {
         catch_up(site, "API server killed")?;
         new_ones_come_up(site, "new").map(drop)
     })?;
-    logs.end_with(&[STALE, FRESH])
+    logs.tell_of_loss(&[STALE, FRESH])
 }
 
 /// What changes while a node is cut off: a Service goes, one comes, one moves.
@@ -165,7 +165,7 @@ pub(crate) fn network_cut(site: &Site<'_>) -> Outcome {
         catch_up(site, "network cut")?;
         changes.are_known(site, &come)
     })?;
-    logs.end_with(&[STALE, FRESH])
+    logs.tell_of_loss(&[STALE, FRESH])
 }
 
 /// The history a watch would resume from is gone: etcd was compacted, and the API server has forgotten too.
@@ -190,7 +190,7 @@ pub(crate) fn watch_expired(site: &Site<'_>) -> Outcome {
         catch_up(site, "etcd compacted")?;
         changes.are_known(site, &come)
     })?;
-    logs.end_with(&[STALE, FRESH])
+    logs.tell_of_loss(&[STALE, FRESH])
 }
 
 /// A watch from a version is told to begin anew.

@@ -97,7 +97,7 @@ impl<'a> Logs<'a> {
     ///
     /// # Errors
     /// One does not say it.
-    pub(crate) fn end_with(&self, wanted: &[&str]) -> Outcome {
+    pub(crate) fn tell_of_loss(&self, wanted: &[&str]) -> Outcome {
         let now = losses(self.cluster)?;
         ensure(now.iter().zip(&self.lost).all(|(now, before)| now > before), || {
             format!("source_lost: {:?}, then {now:?}", self.lost)
