@@ -73,9 +73,14 @@ pub(crate) fn port_reuse() {
                 page = site.client.enter(|| http::get(http::anywhere(to, 44_444), to, PATIENCE)).unwrap();
                 page.as_ref().map_err(io::Error::kind) != Err(ErrorKind::AddrNotAvailable)
             });
-            seen.insert(page.unwrap_or_else(|error| panic!("turn {turn}: {error}")));
+            let new = seen.insert(page.unwrap_or_else(|error| panic!("turn {turn}: {error}")));
             let took = begun.elapsed().unwrap_or_default();
-            assert!(took < Duration::from_millis(900), "turn {turn} waited for a retransmission: {took:?}");
+            // Who meets a backend for the first time may wait for its neighbour discovery.
+            assert!(
+                new || took < Duration::from_millis(900),
+                "turn {turn} waited for a retransmission: {took:?}; {:?}",
+                site.counters()
+            );
         }
         assert_eq!(seen.len(), 2, "thirty fresh choices met one backend only");
     }
