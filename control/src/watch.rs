@@ -204,15 +204,17 @@ impl Follow {
                 if let Some(reason) = health::reason(&error) {
                     self.board.failed(W::KIND, reason);
                 }
-                failing = true;
                 // The back-off never ends; were it to, the longest pause would be right.
-                let pause = backoff.next().unwrap_or(LONGEST_PAUSE).min(LONGEST_PAUSE);
+                let pause = capped(backoff.next().unwrap_or(LONGEST_PAUSE));
+                if must_list_anew(&error) {
+                    // The server does answer: whoever is told so here would list anew without a pause, and tell us.
+                    tokio::time::sleep(pause).await;
+                    break;
+                }
+                failing = true;
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
                     () = self.answered.notified() => {}
-                }
-                if must_list_anew(&error) {
-                    break;
                 }
             }
         }
@@ -303,6 +305,15 @@ impl Follow {
     }
 }
 
+/// A pause of the back-off, at most the longest one. Behind the cap its jitter goes on: the nodes of a cluster lose their
+/// server at one moment, and must not all ask again at one.
+fn capped(pause: Duration) -> Duration {
+    if pause <= LONGEST_PAUSE {
+        return pause;
+    }
+    LONGEST_PAUSE - LONGEST_PAUSE.mul_f64(f64::from(pause.subsec_nanos()) / 5e9)
+}
+
 /// The server does not know the kind at all.
 fn is_unknown(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
@@ -320,5 +331,17 @@ fn must_list_anew(error: &watcher::Error) -> bool {
         | watcher::Error::InitialListFailed(_)
         | watcher::Error::WatchError(_)
         | watcher::Error::NoResourceVersion => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_pauses_are_capped_and_differ() {
+        let pauses = [300, 4_999, 5_000, 5_001, 9_500, 30_999].map(Duration::from_millis).map(capped);
+        let millis = pauses.map(|pause| pause.as_millis());
+        assert_eq!(millis, [300, 4_999, 5_000, 4_999, 4_500, 4_001]);
     }
 }

@@ -168,7 +168,7 @@ pub(super) fn service_cidrs(given: &[String], snat: &[IpAddr]) -> Checked<Vec<(I
             let what = format_args!("{text} has host bits").to_string();
             return Err(ConfigError::new(field, what, format_args!("write {network}/{len}")));
         }
-        let shortest = if addr.is_ipv4() { 8 } else { 32 };
+        let shortest = ip::shortest_service_range(addr);
         if len < shortest {
             let what = format_args!("{text} is wider than any Service range").to_string();
             return Err(ConfigError::new(field, what, format_args!("a prefix of at least /{shortest}")));

@@ -13,7 +13,12 @@ pub fn read(object: &api::ServiceCIDR) -> Reading<ServiceCidr> {
     let mut cidrs = Vec::with_capacity(given.len());
     for (at, text) in given.iter().enumerate() {
         match ip::parse_prefix(text) {
-            Some(cidr) => cidrs.push(cidr),
+            Some(cidr) if cidr.1 >= ip::shortest_service_range(cidr.0) => cidrs.push(cidr),
+            Some((addr, _)) => report.invalid(
+                format!("spec.cidrs[{at}]"),
+                format!("{text} is wider than any Service range; it is left out"),
+                format!("a prefix of at least /{}", ip::shortest_service_range(addr)),
+            ),
             None => report.invalid(
                 format!("spec.cidrs[{at}]"),
                 format!("{text:?} is no CIDR; it is left out"),
@@ -33,14 +38,14 @@ mod tests {
     fn both_families_are_read_and_nonsense_is_told() {
         let object = json!({
             "metadata": {"name": "kubernetes"},
-            "spec": {"cidrs": ["10.96.0.7/16", "fd00:96::/112", "10.96.0.0", "::ffff:10.0.0.0/104"]},
+            "spec": {"cidrs": ["10.96.0.7/16", "fd00:96::/112", "10.96.0.0", "::ffff:10.0.0.0/104", "10.0.0.0/7", "fd00::/31"]},
         });
         let reading = read(&serde_json::from_value(object).unwrap());
         let value = reading.value.unwrap();
         assert_eq!(value.name, "kubernetes");
         assert_eq!(value.cidrs, [("10.96.0.0".parse().unwrap(), 16), ("fd00:96::".parse().unwrap(), 112)]);
         let fields: Vec<_> = reading.problems.iter().map(|problem| problem.field.as_str()).collect();
-        assert_eq!(fields, ["spec.cidrs[2]", "spec.cidrs[3]"]);
+        assert_eq!(fields, ["spec.cidrs[2]", "spec.cidrs[3]", "spec.cidrs[4]", "spec.cidrs[5]"]);
     }
 
     #[test]

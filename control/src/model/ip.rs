@@ -36,6 +36,12 @@ pub fn contains((network_addr, prefix): (IpAddr, u8), addr: IpAddr) -> bool {
     network_addr.is_ipv4() == addr.is_ipv4() && network((addr, prefix)) == network((network_addr, prefix))
 }
 
+/// The shortest prefix a Service range may have: what is wider would take a cluster's other addresses with it.
+#[must_use]
+pub fn shortest_service_range(addr: IpAddr) -> u8 {
+    if addr.is_ipv4() { 8 } else { 32 }
+}
+
 /// The prefix with its host bits cleared. A prefix longer than the address is the address itself.
 #[must_use]
 pub fn network((addr, prefix): (IpAddr, u8)) -> (IpAddr, u8) {

@@ -158,6 +158,21 @@ async fn a_server_that_will_not_resume_is_listed_anew() {
     }
 }
 
+#[tokio::test]
+async fn lists_that_lead_to_no_watch_are_made_with_patience() {
+    let mut story = Story::ready(small().await).await;
+    story.api.forget_requests();
+    story.api.fail_next_of(|request| request.verb == "watch", 1_000, Fault::Status(504));
+    story.api.end_watches();
+    story.for_a_while(Duration::from_secs(2)).await;
+    // Each kind 0.8 s after its watch was refused, however the others fare.
+    let lists = story.lists();
+    assert!((1..=WATCHES * 4).contains(&lists), "{lists} lists in 2 s");
+    story.api.heal();
+    story.until("all is watched", Story::well).await;
+    assert_eq!(story.services(), ["default/web"]);
+}
+
 /// Told once with its reason, and retried with patience.
 async fn failing(fault: Fault, reason: &str) {
     let api = small().await;

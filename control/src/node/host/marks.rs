@@ -76,11 +76,16 @@ impl Host {
 /// What the nftables rules are made from.
 pub(in super::super) fn inputs(config: &HostConfig, marks: Marks, view: &HostView) -> Inputs {
     let families = view.families().into_iter();
+    let mut bridges = view.bridges();
+    // Ports tell bridges apart. Where there is one, a pod that comes or goes changes nothing.
+    if let [only] = bridges.as_mut_slice() {
+        only.ports.clear();
+    }
     Inputs {
         device: config.device.clone(),
         marks,
         snat: config.snat.clone(),
         node: families.filter_map(|family| view.node_address(family, &config.device)).collect(),
-        bridges: view.bridges(),
+        bridges,
     }
 }
