@@ -105,7 +105,9 @@ fn ask_at_a_pace(front: Front, begun: SystemTime, number: u32, stop: &AtomicBool
 }
 
 fn deployment(version: &str) -> Value {
-    let args = ["netexec", "--http-port=80", "--udp-port=80", "--delay-shutdown=5"];
+    // For longer than the EndpointSlice controller takes to say that the pod is ending: on a busy machine its retries
+    // alone are 1 and 2 and 4 s.
+    let args = ["netexec", "--http-port=80", "--udp-port=80", "--delay-shutdown=15"];
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
         "spec": {
