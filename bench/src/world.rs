@@ -10,9 +10,7 @@ use dataplane::flow::{Region, RegionConfig, Table, Ttls};
 use dataplane::ids::{EndpointId, ServiceId, WorkerId};
 use dataplane::packet::frame::{BATCH, Batch};
 use dataplane::packet::tuple::{Family, Proto};
-use dataplane::service::{
-    Affinity, Backend, Fabric, Policy, ReturnPath, Selector, Service, SnapshotBuilder, SvcPort, World,
-};
+use dataplane::service::{Affinity, Backend, Fabric, ReturnPath, Service, SnapshotBuilder, SvcPort, World};
 use dataplane::stats::{Counter, WorkerStats};
 use tests::packets::{Offload, Spec, Wire, flags, tcp};
 
@@ -152,19 +150,12 @@ fn world(family: Family) -> World {
         service_cidrs: Vec::new(),
         ..Fabric::default()
     });
+    let port = SvcPort { port: 80, proto: Proto::Tcp };
     builder.upsert(Service {
-        id: ServiceId(1),
-        name: "default/bench:http".into(),
-        cluster_ip: vip(family).ip(),
-        port: SvcPort { port: 80, proto: Proto::Tcp },
-        internal: Policy::Cluster,
-        purge_epoch: 1,
         backends: (0..ENDPOINTS).map(backend).collect(),
         cluster: (0..u32::from(ENDPOINTS)).collect(),
-        local: Box::default(),
         any: true,
-        selector: Selector::Random,
-        affinity: None,
+        ..Service::bare(ServiceId(1), "default/bench:http", vip(family).ip(), port)
     });
     World::Ready(builder.build().expect("one valid Service"))
 }

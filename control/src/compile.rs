@@ -8,15 +8,19 @@
 
 pub(crate) mod claims;
 mod draft;
+mod health;
 pub(crate) mod refuse;
 mod step;
+mod tell;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use dataplane::ids::ServiceId;
-use dataplane::service::{BuildError, Fabric, Snapshot, SnapshotBuilder, World};
+use dataplane::service::{BuildError, Fabric, Prefixes, Snapshot, SnapshotBuilder, SvcPort, World};
+
+pub use self::health::Health;
 
 use self::claims::{Claim, Claims};
 use self::step::Step;
@@ -24,11 +28,20 @@ use crate::desired::Desired;
 use crate::ids::{Ids, PortKey};
 use crate::model::{ObjectKey, Problem};
 
+/// What the operator lets Services have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// `externalIPs.allow`: external IPs in these are served, all others refused. Whoever may write a Service could
+    /// take anybody's traffic with them (CVE-2020-8554), so by default there are none.
+    pub external_ips: Prefixes,
+}
+
 /// Desired + dirty + previous snapshot → next. Owns the stable ids.
 #[derive(Debug)]
 pub struct Compiler {
     /// A snapshot of the fabric alone: what it says of an address does not depend on Services.
     fabric: Result<Snapshot, BuildError>,
+    rules: Rules,
     world: Option<Arc<World>>,
     ids: Ids,
     /// The latest purge epoch; 0 before the first compile.
@@ -40,6 +53,7 @@ pub struct Compiler {
     slots: HashMap<u64, Arc<ObjectKey>>,
     next_slot: u64,
     problems: BTreeMap<String, Vec<Problem>>,
+    health: BTreeMap<ObjectKey, Health>,
     /// The last compile failed half way: the next one starts over from all objects.
     start_over: bool,
 }
@@ -62,6 +76,7 @@ impl Compiler {
     pub fn new(fabric: Fabric) -> Self {
         Self {
             fabric: SnapshotBuilder::new(fabric).build(),
+            rules: Rules::default(),
             world: None,
             ids: Ids::default(),
             epoch: 0,
@@ -71,6 +86,7 @@ impl Compiler {
             slots: HashMap::new(),
             next_slot: 0,
             problems: BTreeMap::new(),
+            health: BTreeMap::new(),
             start_over: false,
         }
     }
@@ -81,10 +97,25 @@ impl Compiler {
         if self.fabric.as_ref().is_ok_and(|known| *known.fabric() == fabric) {
             return;
         }
-        let snat = |known: &Snapshot| known.fabric().snat != fabric.snat;
+        let snat = |known: &Snapshot| {
+            let known = known.fabric();
+            known.snat != fabric.snat || known.return_path != fabric.return_path
+        };
         // What may be a frontend or an endpoint at all hangs on these.
         self.start_over |= self.fabric.as_ref().is_ok_and(snat);
         self.fabric = SnapshotBuilder::new(fabric).build();
+    }
+
+    /// Replaces what Services may have; the next compile takes it up, and looks at every Service again.
+    pub fn set_rules(&mut self, rules: Rules) {
+        self.start_over |= self.rules != rules && self.world.is_some();
+        self.rules = rules;
+    }
+
+    /// Rules changed, or a compile failed: there is something to do, whatever happens to Services.
+    #[must_use]
+    pub fn starts_over(&self) -> bool {
+        self.start_over
     }
 
     /// The fabric is not the one of the last world: there is something to publish, whatever happens to Services.
@@ -140,6 +171,29 @@ impl Compiler {
     #[must_use]
     pub fn problems(&self) -> &BTreeMap<String, Vec<Problem>> {
         &self.problems
+    }
+
+    /// Every address some Service is to be reached at.
+    #[must_use]
+    pub fn frontends(&self) -> &BTreeSet<IpAddr> {
+        self.claims.addrs()
+    }
+
+    /// The ports some Service is to be reached at, at this address.
+    pub fn frontends_at(&self, addr: IpAddr) -> impl Iterator<Item = SvcPort> {
+        self.claims.at(addr).map(|claim| claim.port)
+    }
+
+    /// Every node port, of either family.
+    #[must_use]
+    pub fn node_ports(&self) -> BTreeSet<SvcPort> {
+        self.claims.node_ports()
+    }
+
+    /// What load balancers may ask of this node, by Service.
+    #[must_use]
+    pub fn health(&self) -> &BTreeMap<ObjectKey, Health> {
+        &self.health
     }
 
     fn snapshot(&self) -> Option<&Snapshot> {

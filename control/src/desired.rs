@@ -8,8 +8,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use self::cidrs::Cidrs;
-use crate::compile::claims::addresses;
-use crate::compile::refuse::unusable;
 use crate::model::{Node, ObjectKey, Problem, Service, Slice};
 use crate::source::{Event, Kind};
 
@@ -30,8 +28,6 @@ pub struct Desired {
     dirty: BTreeSet<ObjectKey>,
     /// Became ready since the last `take_dirty`: there is something to publish even without Services.
     newly_ready: bool,
-    vips: BTreeSet<IpAddr>,
-    vip_users: HashMap<IpAddr, usize>,
     problems: BTreeMap<String, Vec<Problem>>,
 }
 
@@ -169,29 +165,10 @@ impl Desired {
         &self.problems
     }
 
-    /// Every frontend address of either family, for routes. Addresses no Service can have are not among them.
-    #[must_use]
-    pub fn vips(&self) -> &BTreeSet<IpAddr> {
-        &self.vips
-    }
-
     fn set_service(&mut self, key: ObjectKey, new: Option<Service>) {
         let old = self.services.get(&key);
         if old == new.as_ref() {
             return;
-        }
-        let (lost, gained) = (frontends(old), frontends(new.as_ref()));
-        for addr in gained {
-            *self.vip_users.entry(addr).or_default() += 1;
-            self.vips.insert(addr);
-        }
-        for addr in lost {
-            let users = self.vip_users.entry(addr).or_default();
-            *users = users.saturating_sub(1);
-            if *users == 0 {
-                self.vip_users.remove(&addr);
-                self.vips.remove(&addr);
-            }
         }
         match new {
             Some(service) => drop(self.services.insert(key.clone(), service)),
@@ -233,6 +210,11 @@ impl Desired {
             let hinted = self.slices.keys().filter(|key| self.services.contains_key(key));
             self.dirty.extend(hinted.cloned());
         }
+        if node.addresses != self.node.addresses {
+            // Whether this node is among those who may decides about more.
+            let closed = self.services.iter().filter(|(_, service)| !service.source_ranges.is_empty());
+            self.dirty.extend(closed.map(|(key, _)| key.clone()));
+        }
         self.node = node;
     }
 
@@ -242,12 +224,6 @@ impl Desired {
             self.dirty.insert(service.clone());
         }
     }
-}
-
-/// The addresses a Service may be reached at: none without a port.
-fn frontends(service: Option<&Service>) -> BTreeSet<IpAddr> {
-    let with_ports = service.into_iter().filter(|service| !service.ports.is_empty());
-    with_ports.flat_map(addresses).filter(|addr| unusable(*addr).is_none()).collect()
 }
 
 #[cfg(test)]

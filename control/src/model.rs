@@ -66,6 +66,17 @@ pub struct Service {
     pub ports: Vec<Port>,
     /// `internalTrafficPolicy`.
     pub internal: Policy,
+    /// `externalTrafficPolicy`, where it has a meaning: `Local` only for types LoadBalancer and NodePort, and for a
+    /// ClusterIP with external IPs.
+    pub external: Policy,
+    /// `spec.externalIPs`, of either family.
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip` with `ipMode: VIP`, of either family.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// `loadBalancerSourceRanges`: address and prefix length. A family without any is open to everybody.
+    pub source_ranges: Vec<(IpAddr, u8)>,
+    /// `healthCheckNodePort` of a type LoadBalancer with external policy `Local`.
+    pub health_check_port: Option<u16>,
     /// `sessionAffinity: ClientIP`: how many seconds a client is remembered, 1 to 86,400.
     pub affinity: Option<u32>,
     /// `metadata.creationTimestamp`, seconds since the Unix epoch; 0 when unknown. Older wins a contested address.

@@ -187,7 +187,7 @@ impl<const N: usize> Nat<'_, N> {
         match decide_portless(snapshot, dst.into(), &mut NoReasons) {
             Decision::NotOurs => Outcome::PASSED,
             Decision::Drop(reason) => Outcome::dropped(reason),
-            Decision::Reject if is_frontend_or_snat(snapshot, src) => Outcome::dropped(DropReason::Martian),
+            Decision::Reject if is_cluster_ip_or_snat(snapshot, src) => Outcome::dropped(DropReason::Martian),
             // No Service is served without a port; refusing is the safe reading.
             Decision::Reject | Decision::Serve { .. } => Outcome::Answer(Answer::Unreachable),
         }
@@ -205,7 +205,8 @@ pub(crate) enum Fate {
     Ends(DropReason),
 }
 
-/// A source that can only be forged: nobody sends from a VIP, and SNAT addresses are ours.
-fn is_frontend_or_snat<A: Address>(snapshot: &Snapshot, src: A) -> bool {
-    snapshot.is_vip(src.into()) || snapshot.is_snat(src.into())
+/// A source that can only be forged: nobody sends from a ClusterIP, and SNAT addresses are ours. Other frontends may be
+/// addresses of nodes.
+fn is_cluster_ip_or_snat<A: Address>(snapshot: &Snapshot, src: A) -> bool {
+    snapshot.is_cluster_ip(src.into()) || snapshot.is_snat(src.into())
 }

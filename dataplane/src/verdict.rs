@@ -86,6 +86,8 @@ drop_reasons! {
     NoFlow = "no_flow",
     /// A policy of `Local` finds no endpoint on this node.
     NoLocalEndpoint = "no_local_endpoint",
+    /// `loadBalancerSourceRanges` do not have the client.
+    SourceRange = "source_range",
     /// An unallocated address of a Service CIDR.
     UnallocatedVip = "unallocated_vip",
     /// An answer was due, but the limiter of answers was empty.

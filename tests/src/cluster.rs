@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane::ids::{EndpointId, ServiceId};
 use dataplane::packet::tuple::Proto;
-use dataplane::service::{Backend, Policy, Selector, Service, Snapshot, SnapshotBuilder, Sticky, SvcPort};
+use dataplane::service::{Backend, Service, Snapshot, SnapshotBuilder, Sticky, SvcPort};
 
 mod sources;
 
@@ -186,19 +186,16 @@ impl Cluster {
             endpoint.usable.then(|| u32::try_from(index).expect("few endpoints"))
         };
         let cluster: Box<[u32]> = endpoints.iter().enumerate().filter_map(usable).collect();
+        let (name, port) =
+            (format!("default/svc-{}", svc.id.0), SvcPort { port: svc.vip.port(), proto: svc.proto });
         Service {
-            id: svc.id,
-            name: format!("default/svc-{}", svc.id.0).into(),
-            cluster_ip: svc.vip.ip(),
-            port: SvcPort { port: svc.vip.port(), proto: svc.proto },
-            internal: Policy::Cluster,
             purge_epoch: svc.purge_epoch,
             backends,
             any: !cluster.is_empty(),
             local: cluster.clone(),
             cluster,
-            selector: Selector::Random,
             affinity: svc.affinity.map(Sticky::new),
+            ..Service::bare(svc.id, &name, svc.vip.ip(), port)
         }
     }
 }

@@ -13,9 +13,7 @@ use dataplane::ids::{EndpointId, ServiceId};
 use dataplane::io::device::{Device, DeviceConfig};
 use dataplane::packet::tuple::Proto;
 use dataplane::plane::{Plane, PlaneConfig};
-use dataplane::service::{
-    Backend, Fabric, Policy, ReturnPath, Selector, Service, SnapshotBuilder, SvcPort, World,
-};
+use dataplane::service::{Backend, Fabric, ReturnPath, Service, SnapshotBuilder, SvcPort, World};
 
 use super::load::{COUNT, ECHO, SINK};
 use super::pin;
@@ -82,12 +80,6 @@ fn world() -> io::Result<World> {
     });
     for (id, port, proto) in [(1, SINK, Proto::Tcp), (2, ECHO, Proto::Tcp), (3, COUNT, Proto::Udp)] {
         builder.upsert(Service {
-            id: ServiceId(id),
-            name: format!("default/server:{port}").into(),
-            cluster_ip: TUNWAY_VIP.into(),
-            port: SvcPort { port, proto },
-            internal: Policy::Cluster,
-            purge_epoch: 1,
             backends: Box::new([Backend {
                 id: EndpointId(id),
                 addr: SERVER.into(),
@@ -96,10 +88,13 @@ fn world() -> io::Result<World> {
                 ready_or_serving: true,
             }]),
             cluster: Box::new([0]),
-            local: Box::default(),
             any: true,
-            selector: Selector::Random,
-            affinity: None,
+            ..Service::bare(
+                ServiceId(id),
+                &format!("default/server:{port}"),
+                TUNWAY_VIP.into(),
+                SvcPort { port, proto },
+            )
         });
     }
     builder.build().map(World::Ready).map_err(io::Error::other)

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use crate::cli::table::Table;
 use crate::cli::{Failure, ServicesArgs};
 use crate::socket::client;
-use crate::socket::wire::{Endpoint, Query, ServicePort, Services};
+use crate::socket::wire::{Endpoint, Frontend, Query, ServicePort, Services};
 
 /// Endpoints named of a Service port, each on a line of its own; further ones are counted.
 const NAMED: usize = 8;
@@ -63,21 +63,41 @@ pub fn render(services: &Services) -> String {
 fn table(services: &[ServicePort]) -> Table {
     let mut table = Table::new(&["SERVICE", "PROTO", "ADDRESS", "POLICY", "AFFINITY", "ENDPOINTS"]);
     for service in services {
-        let mut endpoints = endpoints(&service.endpoints).into_iter();
-        table.row([
+        let (addresses, endpoints) = (addresses(service), endpoints(&service.endpoints));
+        let mut first = [
             service.name.clone(),
             service.proto.clone(),
-            SocketAddr::new(service.cluster_ip, service.port).to_string(),
-            service.internal_traffic_policy.clone(),
+            policies(service),
             service.affinity_seconds.map_or_else(|| "None".to_owned(), |secs| format!("ClientIP {secs}s")),
-            endpoints.next().unwrap_or_default(),
-        ]);
+        ];
         // The others below the first: on one line they would not fit a terminal.
-        for endpoint in endpoints {
-            table.row([const { String::new() }; 5].into_iter().chain([endpoint]));
+        for line in 0..addresses.len().max(endpoints.len()) {
+            let [name, proto, policy, affinity] = std::mem::take(&mut first);
+            let nth = |list: &[String]| list.get(line).cloned().unwrap_or_default();
+            table.row([name, proto, nth(&addresses), policy, affinity, nth(&endpoints)]);
         }
     }
     table
+}
+
+/// `10.96.0.1:80`, what is no ClusterIP by its kind, and the node port; one a line.
+fn addresses(service: &ServicePort) -> Vec<String> {
+    let (cluster, outside): (Vec<_>, Vec<_>) =
+        service.frontends.iter().partition(|frontend| frontend.address == service.cluster_ip);
+    let at = |frontend: &Frontend| SocketAddr::new(frontend.address, service.port);
+    let mut lines: Vec<_> = cluster.into_iter().map(|frontend| at(frontend).to_string()).collect();
+    lines.extend(outside.into_iter().map(|frontend| format!("{} {}", at(frontend), frontend.kind)));
+    lines.extend(service.node_port.map(|port| format!("*:{port} NodePort")));
+    lines
+}
+
+/// `Cluster`, or `Cluster/Local` where the external policy is another one.
+fn policies(service: &ServicePort) -> String {
+    let internal = &service.internal_traffic_policy;
+    match service.external_traffic_policy.as_ref().filter(|external| *external != internal) {
+        Some(external) => format!("{internal}/{external}"),
+        None => internal.clone(),
+    }
 }
 
 /// `10.0.0.1:80 pod-a`, one a line: those that take new flows; `(none)` refuses.
@@ -117,7 +137,10 @@ mod tests {
             proto: "TCP".into(),
             cluster_ip: "fd00:10:96::7".parse().unwrap(),
             port: 80,
+            frontends: vec![Frontend { address: "fd00:10:96::7".parse().unwrap(), kind: "ClusterIP".into() }],
+            node_port: None,
             internal_traffic_policy: "Cluster".into(),
+            external_traffic_policy: None,
             affinity_seconds: None,
             endpoints,
         }
@@ -125,10 +148,18 @@ mod tests {
 
     #[test]
     fn services_problems_and_state() {
+        let mut outside = ServicePort {
+            affinity_seconds: Some(10_800),
+            node_port: Some(30_080),
+            external_traffic_policy: Some("Local".into()),
+            ..service(vec![])
+        };
+        let vip = Frontend { address: "fd00:1::1".parse().unwrap(), kind: "LoadBalancer".into() };
+        outside.frontends.insert(0, vip);
         let services = Services {
             services: vec![
                 service(vec![endpoint(1, &["cluster"]), endpoint(2, &[]), endpoint(3, &["cluster"])]),
-                ServicePort { affinity_seconds: Some(10_800), ..service(vec![]) },
+                outside,
             ],
             problems: vec![Trouble {
                 object: "Service default/old".into(),
@@ -147,10 +178,12 @@ mod tests {
             },
         };
         let expected = "\
-SERVICE         PROTO  ADDRESS             POLICY   AFFINITY         ENDPOINTS
-default/web:80  TCP    [fd00:10:96::7]:80  Cluster  None             10.0.0.1:8080 web-1
-                                                                     10.0.0.3:8080
-default/web:80  TCP    [fd00:10:96::7]:80  Cluster  ClientIP 10800s  (none)
+SERVICE         PROTO  ADDRESS                      POLICY         AFFINITY         ENDPOINTS
+default/web:80  TCP    [fd00:10:96::7]:80           Cluster        None             10.0.0.1:8080 web-1
+                                                                                    10.0.0.3:8080
+default/web:80  TCP    [fd00:10:96::7]:80           Cluster/Local  ClientIP 10800s  (none)
+                       [fd00:1::1]:80 LoadBalancer
+                       *:30080 NodePort
 
 PROBLEMS
   Service default/old: spec.clusterIP: missing; not served

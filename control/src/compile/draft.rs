@@ -1,15 +1,19 @@
-//! One Service with its slices, compiled: a service port for each of its ports and families that has its
-//! frontend, and what its owner should be told.
+//! One Service with its slices, compiled: a service port for each of its ports and families that holds a frontend, and
+//! what its owner should be told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use dataplane::packet::tuple::Family;
-use dataplane::service::{Backend, Policy, Selector, Service as Compiled, Snapshot, Sticky, SvcPort};
+use dataplane::service::{
+    Backend, Frontend, FrontendKind, Prefixes, ReturnPath, Selector, Service as Compiled, Snapshot, Sticky,
+};
 
-use super::claims::{Claim, Claims, claims_of, effective_ports};
+use super::claims::{Claim, Claims, claims_of, cluster_ips};
+use super::health::{Health, health};
 use super::refuse::{self, Refusal, unusable};
+use super::{Rules, tell};
 use crate::categorize::{Exposure, NoReasons, categorize, is_local};
 use crate::desired::Desired;
 use crate::ids::{Ids, PortKey};
@@ -19,6 +23,7 @@ use crate::model::{Endpoint, ObjectKey, Port, Problem, Service, Slice};
 pub(super) struct Ground<'a> {
     /// A snapshot of the fabric alone.
     pub(super) fabric: &'a Snapshot,
+    pub(super) rules: &'a Rules,
     pub(super) claims: &'a Claims,
 }
 
@@ -29,16 +34,34 @@ pub(super) struct Draft {
     pub(super) problems: Vec<Problem>,
     /// Every endpoint address of its slices, also the refused: their fate hangs on others' frontends.
     pub(super) addrs: BTreeSet<IpAddr>,
+    pub(super) health: Option<Health>,
 }
 
-/// Why an address cannot be a frontend.
-pub(super) fn frontend_refusal(fabric: &Snapshot, addr: IpAddr) -> Option<Refusal> {
-    unusable(addr).or_else(|| fabric.is_snat(addr).then_some(Refusal::Snat))
+/// Why something cannot be a frontend.
+pub(super) fn frontend_refusal(
+    fabric: &Snapshot,
+    rules: &Rules,
+    addr: IpAddr,
+    kind: FrontendKind,
+) -> Option<Refusal> {
+    if kind == FrontendKind::NodePort {
+        let marked = fabric.fabric().return_path == ReturnPath::ConnMark;
+        return (!marked).then_some(Refusal::NoNodePorts);
+    }
+    let refused = kind == FrontendKind::ExternalIp && !rules.external_ips.contains(addr);
+    unusable(addr)
+        .or_else(|| fabric.is_snat(addr).then_some(Refusal::Snat))
+        .or_else(|| refused.then_some(Refusal::NotAllowed))
 }
 
 /// The frontends a Service claims.
-pub(super) fn claims(key: &Arc<ObjectKey>, service: &Service, fabric: &Snapshot) -> Vec<Claim> {
-    claims_of(key, service, |addr| frontend_refusal(fabric, addr).is_some())
+pub(super) fn claims(
+    key: &Arc<ObjectKey>,
+    service: &Service,
+    fabric: &Snapshot,
+    rules: &Rules,
+) -> Vec<Claim> {
+    claims_of(key, service, |addr, kind| frontend_refusal(fabric, rules, addr, kind).is_some())
 }
 
 /// Compiles one Service with the claims it makes.
@@ -49,14 +72,23 @@ pub(super) fn draft(
     ground: &Ground<'_>,
     ids: &mut Ids,
 ) -> Draft {
-    let mut draft = Draft { problems: address_problems(service, ground.fabric), ..Draft::default() };
+    let mut draft =
+        Draft { problems: tell::of_service(service, ground.fabric, ground.rules), ..Draft::default() };
     let slices: Vec<_> =
         desired.slices(&service.key).map(|slice| Accepted::of(slice, ground, &mut draft)).collect();
+    draft.health = health(service, slices.iter().flat_map(|accepted| &accepted.endpoints), desired.node());
+    let mut held: BTreeMap<(usize, Family), Vec<&Claim>> = BTreeMap::new();
     for claim in claims {
-        let Some(port) = service.ports.get(claim.ordinal) else { continue };
         match ground.claims.line(claim.addr, claim.port).next() {
-            Some(winner) if winner != claim => draft.problems.push(contested(claim, winner)),
-            _ => draft.ports.push(compile(claim, port, service, &slices, desired, ids)),
+            Some(winner) if winner != claim => draft.problems.push(tell::contested(claim, winner)),
+            _ => held.entry((claim.ordinal, claim.family())).or_default().push(claim),
+        }
+    }
+    for ((ordinal, family), held) in held {
+        let cluster_ip = cluster_ips(service).find(|addr| Family::of(*addr) == family);
+        if let (Some(port), Some(cluster_ip)) = (service.ports.get(ordinal), cluster_ip) {
+            let making = Making { service, port, cluster_ip, held: &held };
+            draft.ports.push(making.compile(&slices, desired, ids));
         }
     }
     draft
@@ -86,57 +118,89 @@ impl<'a> Accepted<'a> {
 fn endpoint_refusal(ground: &Ground<'_>, addr: IpAddr) -> Option<Refusal> {
     unusable(addr)
         .or_else(|| ground.fabric.is_snat(addr).then_some(Refusal::Snat))
-        .or_else(|| ground.claims.has(addr).then_some(Refusal::Frontend))
+        .or_else(|| ground.claims.has_cluster_ip(addr).then_some(Refusal::Frontend))
         .or_else(|| ground.fabric.in_service_cidr(addr).then_some(Refusal::ServiceCidr))
 }
 
-fn compile(
-    claim: &Claim,
-    port: &Port,
-    service: &Service,
-    slices: &[Accepted<'_>],
-    desired: &Desired,
-    ids: &mut Ids,
-) -> (PortKey, Compiled) {
-    let family = Family::of(claim.addr);
-    let key = PortKey {
-        object: Arc::clone(&claim.key),
-        port: port.name.as_str().into(),
-        proto: port.proto,
-        family,
-    };
-    let id = ids.service(&key);
-    let joined = join(port, family, slices);
-    let endpoints: Vec<&Endpoint> = joined.values().copied().collect();
-    // A node port makes a port reachable from outside; that policy is not looked at yet, so it is the default.
-    let exposure = Exposure { internal: service.internal, external: port.node_port.map(|_| Policy::Cluster) };
-    let sets = categorize(exposure, &endpoints, desired.node(), &mut NoReasons);
-    // What is neither ready nor serving is in no set and matters to no flow.
-    let mut backends = Vec::with_capacity(joined.len());
-    let mut places = Vec::with_capacity(joined.len());
-    for (&(addr, port), endpoint) in &joined {
-        places.push(u32::try_from(backends.len()).unwrap_or(u32::MAX));
-        if endpoint.ready || endpoint.serving {
-            let (id, local) = (ids.endpoint(id, addr, port), is_local(endpoint, desired.node()));
-            backends.push(Backend { id, addr, port, local, ready_or_serving: true });
+/// A service port of one family, about to be compiled.
+struct Making<'a> {
+    service: &'a Service,
+    port: &'a Port,
+    cluster_ip: IpAddr,
+    /// The frontends it holds.
+    held: &'a [&'a Claim],
+}
+
+impl Making<'_> {
+    fn compile(&self, slices: &[Accepted<'_>], desired: &Desired, ids: &mut Ids) -> (PortKey, Compiled) {
+        let Self { service, port, cluster_ip, held } = *self;
+        let family = Family::of(cluster_ip);
+        let key = PortKey {
+            object: Arc::new(service.key.clone()),
+            port: port.name.as_str().into(),
+            proto: port.proto,
+            family,
+        };
+        let id = ids.service(&key);
+        let joined = join(port, family, slices);
+        let endpoints: Vec<&Endpoint> = joined.values().copied().collect();
+        let sets = categorize(self.exposure(), &endpoints, desired.node(), &mut NoReasons);
+        // What is neither ready nor serving is in no set and matters to no flow.
+        let mut backends = Vec::with_capacity(joined.len());
+        let mut places = Vec::with_capacity(joined.len());
+        for (&(addr, port), endpoint) in &joined {
+            places.push(u32::try_from(backends.len()).unwrap_or(u32::MAX));
+            if endpoint.ready || endpoint.serving {
+                let (id, local) = (ids.endpoint(id, addr, port), is_local(endpoint, desired.node()));
+                backends.push(Backend { id, addr, port, local, ready_or_serving: true });
+            }
         }
+        let placed =
+            |set: Vec<u32>| set.into_iter().filter_map(|n| places.get(n as usize).copied()).collect();
+        let addressed = held.iter().filter(|claim| claim.kind != FrontendKind::NodePort);
+        let node_port = held.iter().find(|claim| claim.kind == FrontendKind::NodePort);
+        let compiled = Compiled {
+            id,
+            name: name(&service.key, &port.name),
+            cluster_ip,
+            port: dataplane::service::SvcPort { port: port.port, proto: port.proto },
+            // Claims are in the order of their addresses.
+            frontends: addressed.map(|claim| Frontend { addr: claim.addr, kind: claim.kind }).collect(),
+            node_port: node_port.map(|claim| claim.port.port),
+            internal: service.internal,
+            external: service.external,
+            sources: sources(service, family, desired),
+            purge_epoch: 0,
+            backends: backends.into(),
+            cluster: placed(sets.cluster),
+            local: placed(sets.local),
+            any: sets.any,
+            selector: Selector::Random,
+            affinity: service.affinity.map(Sticky::new),
+        };
+        (key, compiled)
     }
-    let placed = |set: Vec<u32>| set.into_iter().filter_map(|n| places.get(n as usize).copied()).collect();
-    let compiled = Compiled {
-        id,
-        name: name(&claim.key, &port.name),
-        cluster_ip: claim.addr,
-        port: claim.port,
-        internal: service.internal,
-        purge_epoch: 0,
-        backends: backends.into(),
-        cluster: placed(sets.cluster),
-        local: placed(sets.local),
-        any: sets.any,
-        selector: Selector::Random,
-        affinity: service.affinity.map(Sticky::new),
-    };
-    (key, compiled)
+
+    /// How it can be reached, by the frontends it holds.
+    fn exposure(&self) -> Exposure {
+        let outside = self.held.iter().any(|claim| claim.kind != FrontendKind::ClusterIp);
+        Exposure { internal: self.service.internal, external: outside.then_some(self.service.external) }
+    }
+}
+
+/// Who may use load-balancer addresses of this family; `None`: everybody. Where this node itself may, so may whoever has
+/// one of these addresses: a process of this host that connects to one may get it for its own.
+fn sources(service: &Service, family: Family, desired: &Desired) -> Option<Arc<Prefixes>> {
+    let mut ranges: Vec<(IpAddr, u8)> =
+        service.source_ranges.iter().copied().filter(|(addr, _)| Family::of(*addr) == family).collect();
+    let allowed = Prefixes::new(&ranges).ok().filter(|_| !ranges.is_empty())?;
+    let node = desired.node().addresses.iter().find(|addr| Family::of(**addr) == family);
+    if !node.is_some_and(|node| allowed.contains(*node)) {
+        return Some(Arc::new(allowed));
+    }
+    let own = service.load_balancer_ips.iter().filter(|addr| Family::of(**addr) == family);
+    ranges.extend(own.map(|addr| (*addr, if addr.is_ipv4() { 32 } else { 128 })));
+    Prefixes::new(&ranges).ok().map(Arc::new)
 }
 
 /// The endpoints of a service port: those of slice ports with its name and protocol. A pod that runs beats one
@@ -160,40 +224,4 @@ fn join<'a>(port: &Port, family: Family, slices: &[Accepted<'a>]) -> BTreeMap<(I
 
 fn name(key: &ObjectKey, port: &str) -> Box<str> {
     if port.is_empty() { key.to_string().into() } else { format!("{key}:{port}").into() }
-}
-
-fn address_problems(service: &Service, fabric: &Snapshot) -> Vec<Problem> {
-    let object = || format!("Service {}", service.key);
-    let refused =
-        service.cluster_ips.iter().filter_map(|addr| Some((*addr, frontend_refusal(fabric, *addr)?)));
-    let mut problems: Vec<_> = refused.map(|(addr, refusal)| refusal.of_frontend(object(), addr)).collect();
-    let effective: BTreeSet<usize> = effective_ports(service).map(|(ordinal, _)| ordinal).collect();
-    for (ordinal, port) in service.ports.iter().enumerate().filter(|(n, _)| !effective.contains(n)) {
-        let what = if port.port == 0 {
-            "port 0 is none: not served".to_owned()
-        } else {
-            format!(
-                "a later port has the same name {:?} and protocol {}: that one is served",
-                port.name, port.proto
-            )
-        };
-        let remedy =
-            if port.port == 0 { "name a port from 1 to 65535" } else { "give every port a name of its own" };
-        let field = format!("spec.ports[{ordinal}]");
-        problems.push(Problem { object: object(), field, what, remedy: remedy.into() });
-    }
-    problems
-}
-
-fn contested(claim: &Claim, winner: &Claim) -> Problem {
-    let SvcPort { port, proto } = claim.port;
-    Problem {
-        object: format!("Service {}", claim.key),
-        field: format!("spec.ports[{}]", claim.ordinal),
-        what: format!(
-            "{} port {port}/{proto} belongs to Service {}, which is older or comes first by name: not served for this one",
-            claim.addr, winner.key
-        ),
-        remedy: "give one of the two another clusterIP or port, or delete it".into(),
-    }
 }

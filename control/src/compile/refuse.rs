@@ -2,6 +2,7 @@
 //! reported, never served and never fatal.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 use crate::model::{Problem, Slice};
@@ -27,6 +28,10 @@ pub(crate) enum Refusal {
     Frontend,
     /// One of our SNAT addresses.
     Snat,
+    /// An external IP the configuration does not allow.
+    NotAllowed,
+    /// A node port, and replies could not be told apart.
+    NoNodePorts,
 }
 
 impl Refusal {
@@ -41,6 +46,8 @@ impl Refusal {
             Self::ServiceCidr => "lies in a Service CIDR",
             Self::Frontend => "is the address of a Service",
             Self::Snat => "is one of tunway's SNAT addresses",
+            Self::NotAllowed => "is an external IP that the configuration does not allow",
+            Self::NoNodePorts => "needs connection marks",
         }
     }
 
@@ -54,12 +61,18 @@ impl Refusal {
                 "name the addresses of the pods behind that Service, not the Service"
             }
             Self::Snat => "give the pod another address, or configure another snatAddress",
+            // Neither is ever an endpoint's.
+            Self::NotAllowed | Self::NoNodePorts => "name the addresses of pods",
         }
     }
 
     fn frontend_remedy(self) -> &'static str {
         match self {
-            Self::Snat => "give the Service another clusterIP, or configure another snatAddress",
+            Self::Snat => "give the Service another address, or configure another snatAddress",
+            Self::NotAllowed => {
+                "add a CIDR with it to externalIPs.allow, if those who write Services are to be trusted with it"
+            }
+            Self::NoNodePorts => "use the ClusterIP, or run with returnPath: connmark",
             Self::Unspecified
             | Self::Loopback
             | Self::LinkLocal
@@ -67,14 +80,14 @@ impl Refusal {
             | Self::Broadcast
             | Self::Mapped
             | Self::ServiceCidr
-            | Self::Frontend => "give the Service an address of the Service CIDR",
+            | Self::Frontend => "give the Service another address",
         }
     }
 
-    /// What is told of a Service with this ClusterIP.
-    pub(super) fn of_frontend(self, object: String, addr: IpAddr) -> Problem {
-        let what = format!("{addr} {}: not served", self.is());
-        Problem { object, field: "spec.clusterIPs".into(), what, remedy: self.frontend_remedy().into() }
+    /// What is told of a Service with this frontend, an address or a node port.
+    pub(super) fn of_frontend(self, object: String, field: String, frontend: &dyn fmt::Display) -> Problem {
+        let what = format!("{frontend} {}: not served", self.is());
+        Problem { object, field, what, remedy: self.frontend_remedy().into() }
     }
 }
 

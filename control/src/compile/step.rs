@@ -53,7 +53,7 @@ impl<'a> Step<'a> {
         dirty: BTreeSet<ObjectKey>,
         desired: &Desired,
     ) -> BTreeSet<Arc<ObjectKey>> {
-        let Compiler { claims, objects, by_endpoint, slots, next_slot, .. } = &mut *self.compiler;
+        let Compiler { claims, objects, by_endpoint, slots, next_slot, rules, .. } = &mut *self.compiler;
         let mut touched = Touched::default();
         let mut work = BTreeSet::new();
         for key in dirty {
@@ -65,7 +65,8 @@ impl<'a> Step<'a> {
                 objects.insert(Arc::clone(&key), Object::new(key, slot));
             }
             let Some(object) = objects.get_mut(&key) else { continue };
-            let claimed = service.map_or_else(Vec::new, |s| draft::claims(&object.key, s, &self.fabric));
+            let claimed =
+                service.map_or_else(Vec::new, |s| draft::claims(&object.key, s, &self.fabric, rules));
             if claimed != object.claims {
                 claims.replace(&object.claims, &claimed, &mut touched);
                 object.claims = claimed;
@@ -101,11 +102,11 @@ impl<'a> Step<'a> {
 
     /// Compiles a Service and takes down what came out differently.
     pub(super) fn compile(&mut self, key: &ObjectKey, desired: &Desired) {
-        let Compiler { ids, claims, objects, .. } = &mut *self.compiler;
+        let Compiler { ids, claims, objects, rules, .. } = &mut *self.compiler;
         let Some(object) = objects.get_mut(key) else { return };
         let service = desired.services().get(key);
-        let ground = Ground { fabric: &self.fabric, claims };
-        let Draft { ports, problems, addrs } =
+        let ground = Ground { fabric: &self.fabric, rules, claims };
+        let Draft { ports, problems, addrs, health } =
             service.map_or_else(Draft::default, |s| draft(s, &object.claims, desired, &ground, ids));
         let now = ports.iter().map(|(key, compiled)| (key.clone(), compiled.id)).collect();
         let before = std::mem::replace(&mut object.ports, now);
@@ -117,6 +118,10 @@ impl<'a> Step<'a> {
         }
         for (_, compiled) in ports {
             self.set_port(compiled);
+        }
+        match health {
+            Some(health) => drop(self.compiler.health.insert(key.clone(), health)),
+            None => drop(self.compiler.health.remove(key)),
         }
         self.index(key, addrs);
         self.report(key, problems);
@@ -230,7 +235,7 @@ impl Epochs<'_> {
 /// The Service itself changed, an endpoint left those that are ready or serving, or those are no longer none:
 /// while there were none, flows to endpoints long gone were kept.
 fn changes_verdicts(old: &Compiled, new: &Compiled) -> bool {
-    let itself = |s: &Compiled| (s.cluster_ip, s.port, s.internal, s.selector);
+    let itself = |s: &Compiled| (s.cluster_ip, s.port, s.frontends.clone(), s.node_port);
     let serves = |s: &Compiled| s.backends.iter().any(|backend| backend.ready_or_serving);
     let kept = |b: &Backend| new.backend(b.addr, b.port).is_some_and(|backend| backend.ready_or_serving);
     itself(old) != itself(new)

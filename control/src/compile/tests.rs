@@ -3,6 +3,7 @@
 mod epochs;
 mod fabric;
 mod law;
+mod outside;
 
 use dataplane::service::{Policy, Service as Compiled, Set, SvcPort};
 
@@ -63,7 +64,7 @@ fn snapshot(world: &World) -> Snapshot {
 }
 
 fn tcp(world: &Snapshot, addr: &str) -> Option<Arc<Compiled>> {
-    world.frontend(ip(addr), SvcPort { port: 80, proto: Proto::Tcp }).cloned()
+    world.frontend(ip(addr), SvcPort { port: 80, proto: Proto::Tcp }).map(|(_, service)| Arc::clone(service))
 }
 
 fn backends(service: &Compiled, set: Set) -> Vec<String> {
@@ -116,8 +117,8 @@ fn a_service_with_its_slices() {
     assert_eq!(http.backends.iter().map(|b| b.local).collect::<Vec<_>>(), [false, true, false]);
     assert_eq!(backends(&tcp(&world, "fd00::1").unwrap(), Set::Cluster), ["fd00:1::1:8080"]);
     let udp = SvcPort { port: 53, proto: Proto::Udp };
-    assert_eq!(backends(world.frontend(ip("10.96.0.1"), udp).unwrap(), Set::Cluster), ["10.1.0.3:5353"]);
-    let empty = world.frontend(ip("fd00::1"), udp).unwrap();
+    assert_eq!(backends(world.frontend(ip("10.96.0.1"), udp).unwrap().1, Set::Cluster), ["10.1.0.3:5353"]);
+    let (_, empty) = world.frontend(ip("fd00::1"), udp).unwrap();
     assert!(!empty.any && empty.backends.is_empty(), "live, but without endpoints of its family");
     let ids: BTreeSet<_> = world.services().map(|s| s.id).collect();
     let endpoints: BTreeSet<_> = world.services().flat_map(|s| s.backends.iter().map(|b| b.id)).collect();
@@ -241,7 +242,7 @@ fn a_service_may_contradict_itself() {
     assert_eq!((&*tcp(&world, "10.96.0.1").unwrap().name, world.service_count()), ("default/web:a", 2));
     let told = bench.told().join("\n");
     for (field, what) in
-        [("[1]", "belongs to Service default/web"), ("[2]", "a later port"), ("[4]", "port 0")]
+        [("[1]", "belongs to another port of the same Service"), ("[2]", "a later port"), ("[4]", "port 0")]
     {
         assert!(told.contains(&format!("spec.ports{field}: ")) && told.contains(what), "{field}: {told}");
     }
@@ -341,9 +342,9 @@ fn a_failed_build_leaves_the_old_world_and_the_next_one_makes_up_for_it() {
     let healed = bench.next();
     assert_eq!((healed.generation(), healed.service_count()), (first.generation() + 1, 2));
     assert!(
-        healed.is_vip(ip("10.96.0.11"))
+        healed.is_cluster_ip(ip("10.96.0.11"))
             && tcp(&healed, "10.96.0.2").is_some()
-            && !healed.is_vip(ip("10.96.0.3"))
+            && !healed.is_cluster_ip(ip("10.96.0.3"))
     );
     assert!(bench.step().0.is_none());
     let mut hopeless =

@@ -40,7 +40,6 @@ fn a_list_shows_nothing_until_it_is_complete_and_then_only_its_differences() {
     desired.apply(Event::Done(Kind::Service));
     assert_eq!(desired.services().keys().map(|k| &*k.name).collect::<Vec<_>>(), ["b", "c"]);
     assert_eq!(dirty(&mut desired), ["a", "c"], "b did not change");
-    assert_eq!(*desired.vips(), [ip("10.96.0.2"), ip("10.96.0.3")].into());
 }
 
 #[test]
@@ -137,15 +136,15 @@ fn only_a_new_zone_of_our_own_node_is_news_and_its_absence_is_not() {
 }
 
 #[test]
-fn an_address_is_a_frontend_while_a_service_with_a_port_has_it() {
-    let mut desired = desired(&[service("a", &["10.96.0.1", "fd00::1"]), service("b", &["10.96.0.1"])], &[]);
-    assert_eq!(*desired.vips(), [ip("10.96.0.1"), ip("fd00::1")].into());
-    desired.apply(Event::ServiceGone(key("a")));
-    assert_eq!(*desired.vips(), [ip("10.96.0.1")].into(), "b still has it");
-    desired.apply(says(Service { ports: Vec::new(), ..service("b", &["10.96.0.1"]) }));
-    desired.apply(says(service("c", &["10.96.0.3", "::"])));
-    desired.apply(says(service("d", &["127.0.0.1"])));
-    assert_eq!(*desired.vips(), [ip("10.96.0.3")].into(), "no route for what cannot be served");
+fn an_address_of_this_node_decides_where_sources_are_restricted() {
+    let closed = Service { source_ranges: vec![(ip("192.0.2.0"), 24)], ..service("b", &["10.96.0.2"]) };
+    let mut desired = desired(&[service("a", &["10.96.0.1"]), closed], &[]);
+    desired.take_dirty();
+    let node = |addr| Node { name: HERE.into(), addresses: vec![ip(addr)], ..Node::default() };
+    desired.apply(Event::Node(Box::new(node("192.0.2.1"))));
+    assert_eq!(dirty(&mut desired), ["b"]);
+    desired.apply(Event::Node(Box::new(node("192.0.2.1"))));
+    assert!(!desired.is_dirty());
 }
 
 #[derive(Clone, Debug)]
@@ -218,9 +217,6 @@ proptest! {
             let held: BTreeMap<_, _> = desired.slices.values().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
             prop_assert_eq!(held.into_values().collect::<Vec<_>>(), slices.values().cloned().collect::<Vec<_>>());
             prop_assert_eq!(desired.owners.len(), slices.len());
-            let vips: BTreeSet<_> = services.values().flat_map(|s: &Service| s.cluster_ips.clone()).collect();
-            prop_assert_eq!(desired.vips(), &vips);
-            prop_assert_eq!(desired.vip_users.len(), vips.len());
             let marked = desired.take_dirty();
             for name in before.keys().chain(after.keys()).filter(|name| !marked.contains(name)) {
                 prop_assert_eq!(before.get(name), after.get(name), "{} was not marked", name);

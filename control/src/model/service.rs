@@ -12,6 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::model::{ObjectKey, Port, Reading, Report, Service, ip, port_number, protocol};
 
+mod external;
+
 /// A Service with this label, whatever its value, belongs to another proxy.
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 
@@ -53,23 +55,21 @@ pub fn read(service: &api::Service) -> Reading<Service> {
 
     let cluster_ips = cluster_ips(spec, &mut report);
     let ports = ports(spec, &mut report);
-    let internal = match spec.internal_traffic_policy.as_deref() {
-        None | Some("" | "Cluster") => Policy::Cluster,
-        Some("Local") => Policy::Local,
-        Some(other) => {
-            let what = format!("{other:?} is not a traffic policy; Cluster is used");
-            report.invalid("spec.internalTrafficPolicy", what, "write Cluster or Local");
-            Policy::Cluster
-        }
-    };
+    let internal = policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref(), &mut report);
     let affinity = affinity(spec, &mut report);
-    note_what_is_not_served(service, spec, &mut report);
+    note_sctp(spec, &mut report);
+    let external = external::read(service, spec, &mut report);
     let annotations = service.metadata.annotations.iter().flatten();
     let value = (!cluster_ips.is_empty()).then(|| Service {
         key,
         cluster_ips,
         ports,
         internal,
+        external: external.policy,
+        external_ips: external.ips,
+        load_balancer_ips: external.load_balancer_ips,
+        source_ranges: external.source_ranges,
+        health_check_port: external.health_check_port,
         affinity,
         created: service.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
         annotations: annotations
@@ -217,8 +217,20 @@ fn affinity(spec: &api::ServiceSpec, report: &mut Report) -> Option<u32> {
     Some(seconds)
 }
 
-/// Fields that ask for more than a ClusterIP. None of them keeps the ClusterIP from being served.
-fn note_what_is_not_served(service: &api::Service, spec: &api::ServiceSpec, report: &mut Report) {
+/// A traffic policy; nil means `Cluster`.
+fn policy(field: &str, text: Option<&str>, report: &mut Report) -> Policy {
+    match text {
+        None | Some("" | "Cluster") => Policy::Cluster,
+        Some("Local") => Policy::Local,
+        Some(other) => {
+            let what = format!("{other:?} is not a traffic policy; Cluster is used");
+            report.invalid(field, what, "write Cluster or Local");
+            Policy::Cluster
+        }
+    }
+}
+
+fn note_sctp(spec: &api::ServiceSpec, report: &mut Report) {
     let elements = spec.ports.as_deref().unwrap_or_default();
     if let Some(index) = elements.iter().position(|port| port.protocol.as_deref() == Some("SCTP")) {
         let what = "SCTP is not served by this version; ports of TCP and UDP are";
@@ -227,25 +239,6 @@ fn note_what_is_not_served(service: &api::Service, spec: &api::ServiceSpec, repo
             what,
             "use TCP or UDP, or reach the pods directly",
         );
-    }
-    let only_cluster_ip = "connect to the ClusterIP";
-    if let Some(index) = elements.iter().position(|port| port.node_port.is_some_and(|port| port != 0)) {
-        let what = "node ports are not served by this version; the ClusterIP is";
-        report.note(format!("spec.ports[{index}].nodePort"), what, only_cluster_ip);
-    }
-    if spec.external_ips.iter().flatten().any(|text| !text.trim().is_empty()) {
-        let what = "external IPs are not served by this version; the ClusterIP is";
-        report.note("spec.externalIPs", what, only_cluster_ip);
-    }
-    let ingress = service
-        .status
-        .iter()
-        .flat_map(|status| &status.load_balancer)
-        .flat_map(|lb| lb.ingress.iter().flatten());
-    let mut vips = ingress.filter(|vip| vip.ip.as_ref().is_some_and(|ip| !ip.is_empty()));
-    if vips.any(|vip| matches!(vip.ip_mode.as_deref(), None | Some("VIP"))) {
-        let what = "load-balancer addresses are not served by this version; the ClusterIP is";
-        report.note("status.loadBalancer.ingress", what, only_cluster_ip);
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::plane::{FlowRow, Plane, PlaneError};
-use dataplane::service::{Backend, BuildError, Policy, Service, Snapshot, Sticky, World};
+use dataplane::service::{Backend, BuildError, Frontend, Policy, Service, Snapshot, Sticky, World};
 use dataplane::stats::Counter;
 use dataplane::verdict::DropReason;
 
@@ -126,7 +126,11 @@ impl State {
     /// There is something to publish: every kind was listed once, and something changed since the last time.
     #[must_use]
     pub fn is_due(&self) -> bool {
-        let news = self.world.is_none() || self.desired.is_dirty() || self.compiler.has_new_fabric();
+        let compiler = &self.compiler;
+        let news = self.world.is_none()
+            || self.desired.is_dirty()
+            || compiler.has_new_fabric()
+            || compiler.starts_over();
         self.desired.ready() && self.waits.is_empty() && news
     }
 
@@ -134,6 +138,12 @@ impl State {
     #[must_use]
     pub fn service_cidrs(&self) -> BTreeSet<(IpAddr, u8)> {
         self.parts.service_cidrs(&self.desired)
+    }
+
+    /// Every address some Service is to be reached at, for routes.
+    #[must_use]
+    pub fn frontends(&self) -> &BTreeSet<IpAddr> {
+        self.compiler.frontends()
     }
 
     /// Something was published.
@@ -274,10 +284,10 @@ impl State {
             proto: service.port.proto.to_string(),
             cluster_ip: service.cluster_ip,
             port: service.port.port,
-            internal_traffic_policy: match service.internal {
-                Policy::Cluster => "Cluster".to_owned(),
-                Policy::Local => "Local".to_owned(),
-            },
+            frontends: service.frontends.iter().map(frontend).collect(),
+            node_port: service.node_port,
+            internal_traffic_policy: policy(service.internal),
+            external_traffic_policy: service.is_external().then(|| policy(service.external)),
             affinity_seconds: service.affinity.as_ref().map(Sticky::seconds),
             endpoints: service.backends.iter().enumerate().map(endpoint).collect(),
         }
@@ -319,6 +329,17 @@ impl State {
             source: self.source.clone(),
         }
     }
+}
+
+fn policy(policy: Policy) -> String {
+    match policy {
+        Policy::Cluster => "Cluster".to_owned(),
+        Policy::Local => "Local".to_owned(),
+    }
+}
+
+fn frontend(frontend: &Frontend) -> wire::Frontend {
+    wire::Frontend { address: frontend.addr, kind: frontend.kind.label().to_owned() }
 }
 
 fn flow(row: &FlowRow, service: &str) -> Flow {

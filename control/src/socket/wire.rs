@@ -113,14 +113,30 @@ pub struct ServicePort {
     pub proto: String,
     /// The ClusterIP.
     pub cluster_ip: IpAddr,
-    /// The port clients use.
+    /// The port clients use at every address.
     pub port: u16,
+    /// The addresses it holds.
+    pub frontends: Vec<Frontend>,
+    /// The port clients use at addresses of this node.
+    pub node_port: Option<u16>,
     /// `internalTrafficPolicy`.
     pub internal_traffic_policy: String,
+    /// `externalTrafficPolicy`, for a port that can be reached from outside.
+    pub external_traffic_policy: Option<String>,
     /// `sessionAffinity: ClientIP`: how long a client keeps its endpoint after its last new flow.
     pub affinity_seconds: Option<u32>,
     /// Endpoints that take new flows, and those kept only for their old ones.
     pub endpoints: Vec<Endpoint>,
+}
+
+/// One address of a Service port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Frontend {
+    /// The address.
+    pub address: IpAddr,
+    /// `ClusterIP`, `ExternalIP` or `LoadBalancer`.
+    pub kind: String,
 }
 
 /// One endpoint of a Service port.

@@ -20,9 +20,7 @@ use crate::packet::frame::{Batch, Frame};
 use crate::packet::layout::Layout;
 use crate::packet::tuple::Proto;
 use crate::packet::vnet::VnetHdr;
-use crate::service::{
-    Affinity, Backend, Fabric, Policy, ReturnPath, Selector, Service, SnapshotBuilder, SvcPort, World,
-};
+use crate::service::{Affinity, Backend, Fabric, ReturnPath, Service, SnapshotBuilder, SvcPort, World};
 use crate::stats::{Counter, Totals, WorkerStats};
 use crate::verdict::{DropReason, Verdict};
 
@@ -212,19 +210,13 @@ pub(crate) fn service(id: u32, proto: Proto, vip: &str, epoch: u16, endpoints: &
     let backends: Box<[Backend]> = endpoints.iter().enumerate().map(backend).collect();
     let of_use = |n: &u32| backends[*n as usize].ready_or_serving;
     let cluster: Box<[u32]> = (0..u32::try_from(backends.len()).unwrap()).filter(of_use).collect();
+    let port = SvcPort { port: vip.port(), proto };
     Service {
-        id: ServiceId(id),
-        name: format!("default/s{id}").into(),
-        cluster_ip: vip.ip(),
-        port: SvcPort { port: vip.port(), proto },
-        internal: Policy::Cluster,
         purge_epoch: epoch,
         any: !cluster.is_empty(),
         backends,
         cluster,
-        local: Box::default(),
-        selector: Selector::Random,
-        affinity: None,
+        ..Service::bare(ServiceId(id), &format!("default/s{id}"), vip.ip(), port)
     }
 }
 

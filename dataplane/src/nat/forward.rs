@@ -3,7 +3,7 @@
 use super::picks::Picks;
 use super::ports::Candidates;
 use super::reject::Answer;
-use super::{Fate, Nat, Outcome, is_frontend_or_snat, may_go_on};
+use super::{Fate, Nat, Outcome, is_cluster_ip_or_snat, may_go_on};
 use crate::flow::{Hit, Key, NewFlow, Opened};
 use crate::packet::frame::Frame;
 use crate::packet::layout::L4Flags;
@@ -27,9 +27,9 @@ impl<const N: usize> Nat<'_, N> {
         Tuple<A>: From<Key<N>>,
     {
         let World::Ready(snapshot) = self.world else { return Outcome::dropped(DropReason::NotReady) };
-        let decision = decide(snapshot, &tuple.any(), &Origin::default(), &mut NoReasons);
+        let decision = decide(snapshot, &tuple.any(), &ORIGIN, &mut NoReasons);
         if matches!(decision, Decision::Serve { .. } | Decision::Reject) {
-            if is_frontend_or_snat(snapshot, tuple.src) {
+            if is_cluster_ip_or_snat(snapshot, tuple.src) {
                 return Outcome::dropped(DropReason::Martian);
             }
             if let Some(outcome) = self.midstream(tuple.proto, flags) {
@@ -83,7 +83,8 @@ impl<const N: usize> Nat<'_, N> {
         let Some(backend) = choose(service, set, &mut live, tuple.src.into(), &mut NoReasons) else {
             return Outcome::Answer(Answer::Unreachable);
         };
-        let masquerade = masquerades(snapshot, masquerade, tuple.src.into(), backend.addr, &mut NoReasons);
+        let (client, endpoint) = (tuple.src.into(), backend.addr);
+        let masquerade = masquerades(snapshot, masquerade, client, endpoint, &ORIGIN, &mut NoReasons);
         let new = NewFlow {
             forward: Key::from(*tuple),
             service: service.id,
@@ -130,16 +131,21 @@ impl<const N: usize> Nat<'_, N> {
     {
         let Some(endpoint) = A::from_ip(backend.addr) else { return Opened::PortsExhausted };
         let ports = Candidates::new(tuple.sport, self.prng);
+        let reserved = &*snapshot.fabric().reserved_ports;
+        let (own, free) = (tuple.sport, |port: &u16| !reserved.contains(*port));
         let arriving = |dst: A, dport| {
             Key::from(Tuple { src: endpoint, dst, sport: backend.port, dport, proto: tuple.proto })
         };
         let mut clashes = 0;
         let opened = if new.masquerade {
             let snat = snapshot.fabric().snat.iter().copied().filter_map(A::from_ip);
-            let replies = snat.flat_map(|dst| ports.clone().map(move |port| arriving(dst, port)));
+            let replies =
+                snat.flat_map(|dst| ports.clone().filter(free).map(move |port| arriving(dst, port)));
             self.table.open(self.own, new, replies, &mut clashes)
         } else {
-            let replies = ports.map(|port| arriving(tuple.src, port));
+            // Its own port belongs to the client, whatever it is.
+            let replies = ports.filter(|port| *port == own || free(port));
+            let replies = replies.map(|port| arriving(tuple.src, port));
             self.table.open(self.own, new, replies, &mut clashes)
         };
         self.stats.add(Counter::PortClashes, u64::from(clashes));
@@ -162,6 +168,9 @@ impl<const N: usize> Nat<'_, N> {
         swept.freed > 0
     }
 }
+
+/// What a packet from the device says of where it came from.
+const ORIGIN: Origin = Origin { place: None };
 
 /// A decision to serve.
 #[derive(Clone, Copy)]

@@ -2,7 +2,8 @@
 //! (`nf_nat_l4proto_unique_tuple`, net/netfilter/nf_nat_core.c).
 //!
 //! A port is free when the reply tuple it makes is free; nothing is reserved beforehand. So one port serves
-//! any number of flows as long as they go to different endpoints.
+//! any number of flows as long as they go to different endpoints. Ports that this host or its node ports need are left
+//! out by whoever asks.
 
 use super::prng::Prng;
 

@@ -29,7 +29,7 @@ where
     let (forward, reply) = (Tuple::<A>::from(forward), Tuple::<A>::from(reply));
     let frontend = SvcPort { port: forward.dport, proto: forward.proto };
     // A frontend nobody has any more keeps its flows until they time out.
-    let keep = snapshot.frontend(forward.dst.into(), frontend).is_none_or(|service| {
+    let keep = snapshot.frontend(forward.dst.into(), frontend).is_none_or(|(_, service)| {
         !service.judges(hit.epoch()) || service.keeps(reply.src.into(), reply.sport) == Purge::Kept
     });
     if keep {

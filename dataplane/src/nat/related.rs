@@ -53,7 +53,7 @@ impl<const N: usize> Nat<'_, N> {
     fn unmatched<A: Address>(&self, dst: A, reason: DropReason) -> Outcome {
         let World::Ready(snapshot) = self.world else { return Outcome::dropped(DropReason::NotReady) };
         let dst = dst.into();
-        if snapshot.is_vip(dst) || snapshot.is_snat(dst) {
+        if snapshot.is_cluster_ip(dst) || snapshot.is_snat(dst) {
             Outcome::dropped(reason)
         } else if is_link_local(dst) {
             Outcome::dropped(DropReason::NotUnicast)

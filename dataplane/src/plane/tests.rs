@@ -12,9 +12,7 @@ use crate::io::{MemPeer, MemQueue};
 use crate::packet::frame::Batch;
 use crate::packet::tuple::Proto;
 use crate::packet::vnet::{VNET_LEN, VnetHdr};
-use crate::service::{
-    Backend, Fabric, Policy, ReturnPath, Selector, Service, SnapshotBuilder, Sticky, SvcPort,
-};
+use crate::service::{Backend, Fabric, ReturnPath, Service, SnapshotBuilder, Sticky, SvcPort};
 use crate::stats::Counter;
 use crate::verdict::{DropReason, Verdict};
 
@@ -57,19 +55,13 @@ fn sticky(seconds: Option<u32>) -> Arc<World> {
         ready_or_serving: true,
     };
     for (id, port, backends) in [(1, SERVED, vec![pod]), (2, EMPTY, vec![])] {
+        let (name, frontend) = (format!("default/web:{port}"), SvcPort { port, proto: Proto::Udp });
         builder.upsert(Service {
-            id: ServiceId(id),
-            name: format!("default/web:{port}").into(),
-            cluster_ip: Ipv4Addr::from(VIP).into(),
-            port: SvcPort { port, proto: Proto::Udp },
-            internal: Policy::Cluster,
-            purge_epoch: 1,
             any: !backends.is_empty(),
             cluster: (0..).take(backends.len()).collect(),
-            local: Box::default(),
             backends: backends.into(),
-            selector: Selector::Random,
             affinity: seconds.map(Sticky::new),
+            ..Service::bare(ServiceId(id), &name, Ipv4Addr::from(VIP).into(), frontend)
         });
     }
     Arc::new(World::Ready(builder.build().unwrap()))

@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::chunked::Chunked;
-use super::lookup::{Prefixes, Vips};
+use super::lookup::{NodePorts, Prefixes, Vips};
 use super::{
-    Fabric, MAX_AFFINITY_SECONDS, PURGE_EPOCH_BITS, Service, Snapshot, Sticky, SvcPort, epoch_newer,
+    Fabric, FrontendKind, MAX_AFFINITY_SECONDS, PURGE_EPOCH_BITS, Service, Snapshot, Sticky, SvcPort,
+    epoch_newer,
 };
 use crate::ids::ServiceId;
 use crate::packet::tuple::Family;
@@ -22,6 +23,18 @@ pub enum BuildError {
     DuplicateFrontend {
         /// The contested address.
         addr: IpAddr,
+        /// The contested port.
+        port: SvcPort,
+        /// Who had it.
+        first: Box<str>,
+        /// Who wanted it too.
+        second: Box<str>,
+    },
+    /// Two service ports of one family claim one node port.
+    #[error("{first} and {second} both claim the {family} node port {port}")]
+    DuplicateNodePort {
+        /// The family.
+        family: Family,
         /// The contested port.
         port: SvcPort,
         /// Who had it.
@@ -50,6 +63,9 @@ pub enum BuildError {
     /// A Service CIDR's prefix is longer than its family allows.
     #[error("Service CIDR {0}/{1}: no such prefix length")]
     ServiceCidr(IpAddr, u8),
+    /// The addresses that take node ports are in no order.
+    #[error("addresses that take node ports are not strictly ascending")]
+    NodeAddresses,
     /// A SNAT address that cannot be one.
     #[error("SNAT address {addr}: {what}")]
     SnatAddress {
@@ -77,6 +93,7 @@ impl SnapshotBuilder {
             generation: 0,
             purge_epoch: 0,
             vips: Vips::new(),
+            node_ports: NodePorts::new(),
             services: Chunked::new(),
             fabric: Arc::default(),
             cidrs: Arc::default(),
@@ -95,7 +112,7 @@ impl SnapshotBuilder {
         self.fabric = Some(fabric);
     }
 
-    /// Adds a service port, or replaces the one with its id; its frontend moves with it. Its purge epoch is the
+    /// Adds a service port, or replaces the one with its id; its frontends move with it. Its purge epoch is the
     /// latest, or one less than half a circle before it.
     pub fn upsert(&mut self, service: Service) {
         if let Some(Some(earlier)) = self.changes.get(&service.id) {
@@ -131,6 +148,7 @@ impl SnapshotBuilder {
             let old = next.services.remove(id);
             if let Some(old) = &old {
                 next.vips.remove(old);
+                next.node_ports.remove(old);
             }
             if let Some(mut new) = change {
                 validate(&new)?;
@@ -143,15 +161,24 @@ impl SnapshotBuilder {
             if next.purge_epoch == 0 || epoch_newer(new.purge_epoch, next.purge_epoch) {
                 next.purge_epoch = new.purge_epoch;
             }
-            next.vips.insert(&new).map_err(|holder| BuildError::DuplicateFrontend {
-                addr: new.cluster_ip,
+            next.vips.insert(&new).map_err(|(addr, holder)| BuildError::DuplicateFrontend {
+                addr,
                 port: new.port,
+                first: holder.name.clone(),
+                second: new.name.clone(),
+            })?;
+            next.node_ports.insert(&new).map_err(|holder| BuildError::DuplicateNodePort {
+                family: Family::of(new.cluster_ip),
+                port: SvcPort { port: new.node_port.unwrap_or_default(), proto: new.port.proto },
                 first: holder.name.clone(),
                 second: new.name.clone(),
             })?;
             next.services.insert(new.id, new);
         }
         check_snat(&next)?;
+        if !next.fabric.node_addresses.is_sorted_by(|a, b| a < b) {
+            return Err(BuildError::NodeAddresses);
+        }
         Ok(next)
     }
 }
@@ -174,7 +201,7 @@ fn check_snat(world: &Snapshot) -> Result<(), BuildError> {
         if pool[..n].contains(&addr) {
             return bad("named twice");
         }
-        if world.is_vip(addr) {
+        if world.vip(addr).is_some() {
             return bad("it is a frontend of a Service");
         }
     }
@@ -188,8 +215,18 @@ fn validate(service: &Service) -> Result<(), BuildError> {
     if service.id.0 == 0 {
         return bad("id 0 is none");
     }
-    if service.port.port == 0 || service.backends.iter().any(|backend| backend.port == 0) {
+    let ports = [Some(service.port.port), service.node_port];
+    if ports.contains(&Some(0)) || service.backends.iter().any(|backend| backend.port == 0) {
         return bad("port 0 is none");
+    }
+    if service.frontends.iter().any(|frontend| Family::of(frontend.addr) != family) {
+        return bad("a frontend is of the other family");
+    }
+    if service.frontends.iter().any(|frontend| frontend.kind == FrontendKind::NodePort) {
+        return bad("a node port holds no address");
+    }
+    if !service.frontends.is_sorted_by(|a, b| a.addr < b.addr) {
+        return bad("frontends are not strictly ascending by address");
     }
     if service.purge_epoch == 0 || service.purge_epoch >> PURGE_EPOCH_BITS != 0 {
         return bad("the purge epoch is not within 1 to 16383");

@@ -1,4 +1,4 @@
-//! From a destination to what it is: the map of virtual addresses and the prefixes of the Service CIDRs.
+//! From a destination to what it is: the map of virtual addresses, the node ports, and the prefixes of the Service CIDRs.
 //!
 //! One hash of the address answers both questions of a first packet, "whose frontend is it" and "is the address
 //! alive at all", so a wrong port of a live address costs no second look-up.
@@ -7,8 +7,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::chunked::{ChunkKey, Chunked, spread};
-use super::{Service, SvcPort};
+use super::{FrontendKind, Service, SvcPort};
 use crate::ids::ServiceId;
+use crate::packet::tuple::Family;
 
 impl ChunkKey for IpAddr {
     fn spread(self) -> u64 {
@@ -30,13 +31,18 @@ impl ChunkKey for ServiceId {
 
 /// The service ports of one virtual address, ascending by port and protocol. Never empty inside a map.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Vip(Arc<[(SvcPort, Arc<Service>)]>);
+pub(super) struct Vip(Arc<[(SvcPort, FrontendKind, Arc<Service>)]>);
 
 impl Vip {
-    /// The service port on this port.
-    pub(super) fn port(&self, port: SvcPort) -> Option<&Arc<Service>> {
-        let found = self.0.binary_search_by_key(&port, |(port, _)| *port).ok()?;
-        self.0.get(found).map(|(_, service)| service)
+    /// The service port on this port, and what the address is to it.
+    pub(super) fn port(&self, port: SvcPort) -> Option<(FrontendKind, &Arc<Service>)> {
+        let found = self.0.binary_search_by_key(&port, |(port, ..)| *port).ok()?;
+        self.0.get(found).map(|(_, kind, service)| (*kind, service))
+    }
+
+    /// It is the ClusterIP of one of them.
+    pub(super) fn has_cluster_ip(&self) -> bool {
+        self.0.iter().any(|(_, kind, _)| *kind == FrontendKind::ClusterIp)
     }
 }
 
@@ -53,27 +59,31 @@ impl Vips {
         self.0.get(addr)
     }
 
-    /// Adds a service port; the one that holds the frontend already, if any, is returned and stays.
-    pub(super) fn insert(&mut self, service: &Arc<Service>) -> Result<(), Arc<Service>> {
-        let (addr, port) = (service.cluster_ip, service.port);
-        let mut ports = self.get(addr).map_or_else(Vec::new, |vip| vip.0.to_vec());
-        match ports.binary_search_by_key(&port, |(port, _)| *port) {
-            Ok(holder) => return Err(Arc::clone(&ports[holder].1)),
-            Err(free) => ports.insert(free, (port, Arc::clone(service))),
+    /// Adds a service port at all its addresses; the address another one holds already, if any, is returned with it.
+    pub(super) fn insert(&mut self, service: &Arc<Service>) -> Result<(), (IpAddr, Arc<Service>)> {
+        let port = service.port;
+        for frontend in &service.frontends {
+            let mut ports = self.get(frontend.addr).map_or_else(Vec::new, |vip| vip.0.to_vec());
+            match ports.binary_search_by_key(&port, |(port, ..)| *port) {
+                Ok(holder) => return Err((frontend.addr, Arc::clone(&ports[holder].2))),
+                Err(free) => ports.insert(free, (port, frontend.kind, Arc::clone(service))),
+            }
+            self.0.insert(frontend.addr, Vip(ports.into()));
         }
-        self.0.insert(addr, Vip(ports.into()));
         Ok(())
     }
 
-    /// Takes a service port out; the address goes with its last one.
+    /// Takes a service port out; an address goes with its last one.
     pub(super) fn remove(&mut self, service: &Service) {
-        let Some(vip) = self.get(service.cluster_ip) else { return };
-        let ports: Arc<[_]> =
-            vip.0.iter().filter(|(port, _)| *port != service.port).map(Clone::clone).collect();
-        if ports.is_empty() {
-            self.0.remove(service.cluster_ip);
-        } else {
-            self.0.insert(service.cluster_ip, Vip(ports));
+        for frontend in &service.frontends {
+            let Some(vip) = self.get(frontend.addr) else { continue };
+            let others = vip.0.iter().filter(|(port, ..)| *port != service.port);
+            let ports: Arc<[_]> = others.map(Clone::clone).collect();
+            if ports.is_empty() {
+                self.0.remove(frontend.addr);
+            } else {
+                self.0.insert(frontend.addr, Vip(ports));
+            }
         }
     }
 
@@ -83,17 +93,72 @@ impl Vips {
     }
 }
 
+/// A node port of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct NodePort {
+    family: Family,
+    port: SvcPort,
+}
+
+impl ChunkKey for NodePort {
+    fn spread(self) -> u64 {
+        let family = match self.family {
+            Family::V4 => 4,
+            Family::V6 => 6,
+        };
+        spread(family, u64::from(self.port.port) << 8 | self.port.proto as u64)
+    }
+}
+
+/// Every node port with its service port.
+#[derive(Clone, Debug)]
+pub(super) struct NodePorts(Chunked<NodePort, Arc<Service>>);
+
+impl NodePorts {
+    pub(super) fn new() -> Self {
+        Self(Chunked::new())
+    }
+
+    /// The service port with this node port, in the address's family.
+    pub(super) fn get(&self, addr: IpAddr, port: SvcPort) -> Option<&Arc<Service>> {
+        self.0.get(NodePort { family: Family::of(addr), port })
+    }
+
+    /// Adds a service port if it has a node port; the one that holds that already, if any, is returned and stays.
+    pub(super) fn insert(&mut self, service: &Arc<Service>) -> Result<(), Arc<Service>> {
+        let Some(key) = Self::key(service) else { return Ok(()) };
+        if let Some(holder) = self.0.get(key) {
+            return Err(Arc::clone(holder));
+        }
+        self.0.insert(key, Arc::clone(service));
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, service: &Service) {
+        if let Some(key) = Self::key(service) {
+            self.0.remove(key);
+        }
+    }
+
+    fn key(service: &Service) -> Option<NodePort> {
+        let port = SvcPort { port: service.node_port?, proto: service.port.proto };
+        Some(NodePort { family: Family::of(service.cluster_ip), port })
+    }
+}
+
 /// Address ranges of either family: sorted, disjoint, both ends inside.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Prefixes {
+pub struct Prefixes {
     v4: Box<[(u32, u32)]>,
     v6: Box<[(u128, u128)]>,
 }
 
 impl Prefixes {
-    /// From addresses and prefix lengths; host bits are ignored. The first prefix that is longer than its
-    /// family allows is the error.
-    pub(super) fn new(prefixes: &[(IpAddr, u8)]) -> Result<Self, (IpAddr, u8)> {
+    /// From addresses and prefix lengths; host bits are ignored.
+    ///
+    /// # Errors
+    /// The first prefix that is longer than its family allows.
+    pub fn new(prefixes: &[(IpAddr, u8)]) -> Result<Self, (IpAddr, u8)> {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for &(addr, len) in prefixes {
             match addr {
@@ -112,7 +177,8 @@ impl Prefixes {
     }
 
     /// The address lies in one of them.
-    pub(super) fn contains(&self, addr: IpAddr) -> bool {
+    #[must_use]
+    pub fn contains(&self, addr: IpAddr) -> bool {
         match addr {
             IpAddr::V4(addr) => inside(&self.v4, addr.to_bits()),
             IpAddr::V6(addr) => inside(&self.v6, addr.to_bits()),
@@ -176,11 +242,11 @@ mod tests {
         vips.insert(&http).unwrap();
         vips.insert(&https).unwrap();
         let thief = Arc::new(service(3, "10.96.0.1", 80));
-        assert_eq!(vips.insert(&thief).unwrap_err().id, ServiceId(1));
+        assert_eq!(vips.insert(&thief).unwrap_err().1.id, ServiceId(1));
         vips.remove(&http);
         let vip = vips.get(ip("10.96.0.1")).unwrap();
         assert!(vip.port(http.port).is_none());
-        assert_eq!(vip.port(https.port).unwrap().id, ServiceId(2));
+        assert_eq!(vip.port(https.port).unwrap().1.id, ServiceId(2));
         vips.remove(&https);
         assert!(vips.get(ip("10.96.0.1")).is_none());
     }

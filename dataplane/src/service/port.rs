@@ -1,8 +1,9 @@
 //! One service port of one family, compiled: what a new flow and the UDP purge rule need to know of it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use super::{Policy, Selector, Sticky, SvcPort};
+use super::{Frontend, FrontendKind, Policy, Prefixes, Selector, Sticky, SvcPort};
 use crate::ids::{EndpointId, ServiceId};
 
 /// Bits of a purge epoch. 0 is no epoch, so a compiled service port always has a non-zero one.
@@ -39,12 +40,20 @@ pub struct Service {
     pub id: ServiceId,
     /// `namespace/name:port`, or `namespace/name` when the port has no name.
     pub name: Box<str>,
-    /// Its virtual address.
+    /// The ClusterIP of its family, whether or not it holds it.
     pub cluster_ip: IpAddr,
-    /// Its port there.
+    /// Its port at every address.
     pub port: SvcPort,
+    /// The addresses it holds, strictly ascending by address.
+    pub frontends: Box<[Frontend]>,
+    /// Its port at the node's own addresses, when it holds one.
+    pub node_port: Option<u16>,
     /// `internalTrafficPolicy`.
     pub internal: Policy,
+    /// `externalTrafficPolicy`.
+    pub external: Policy,
+    /// `loadBalancerSourceRanges`: who may use its LoadBalancer frontends; `None`: everybody.
+    pub sources: Option<Arc<Prefixes>>,
     /// Purge epoch of the last change that can make a UDP flow of this port stale. 1 to 16,383.
     pub purge_epoch: u16,
     /// All backends, strictly ascending by address and port; also those no set has, while ready or serving.
@@ -72,6 +81,29 @@ pub enum Purge {
 }
 
 impl Service {
+    /// A service port at its ClusterIP alone, by every default and without endpoints.
+    #[must_use]
+    pub fn bare(id: ServiceId, name: &str, cluster_ip: IpAddr, port: SvcPort) -> Self {
+        Self {
+            id,
+            name: name.into(),
+            cluster_ip,
+            port,
+            frontends: Box::new([Frontend::cluster_ip(cluster_ip)]),
+            node_port: None,
+            internal: Policy::Cluster,
+            external: Policy::Cluster,
+            sources: None,
+            purge_epoch: 1,
+            backends: Box::default(),
+            cluster: Box::default(),
+            local: Box::default(),
+            any: false,
+            selector: Selector::default(),
+            affinity: None,
+        }
+    }
+
     /// The indices of a set's members in `backends`.
     #[must_use]
     pub fn members(&self, set: Set) -> &[u32] {
@@ -79,6 +111,19 @@ impl Service {
             Set::Cluster => &self.cluster,
             Set::Local => &self.local,
         }
+    }
+
+    /// It can be reached from outside the cluster: by a node port, or at an address that is no ClusterIP.
+    #[must_use]
+    pub fn is_external(&self) -> bool {
+        let outside = |frontend: &Frontend| frontend.kind != FrontendKind::ClusterIp;
+        self.node_port.is_some() || self.frontends.iter().any(outside)
+    }
+
+    /// The client may use its LoadBalancer frontends.
+    #[must_use]
+    pub fn admits(&self, client: IpAddr) -> bool {
+        self.sources.as_ref().is_none_or(|sources| sources.contains(client))
     }
 
     /// The backend at this address and port.

@@ -5,16 +5,43 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use super::{Backend, Policy, Service, Set};
+use super::{Backend, FrontendKind, Policy, Service, Set};
 
 /// One step of a decision.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Reason<'a> {
-    /// The destination is the ClusterIP and port of this service port.
-    Frontend(&'a Service),
+    /// The destination is a frontend of this service port.
+    Frontend {
+        /// What the address is to the Service.
+        kind: FrontendKind,
+        /// The destination address.
+        addr: IpAddr,
+        /// The destination port: the service port's, or its node port.
+        port: u16,
+        /// The service port.
+        service: &'a Service,
+    },
     /// The policy of the frontend.
-    Policy(Policy),
+    Policy {
+        /// `externalTrafficPolicy`, and not `internalTrafficPolicy`.
+        external: bool,
+        /// What it says.
+        policy: Policy,
+    },
+    /// `loadBalancerSourceRanges` do not have the client.
+    SourceRange {
+        /// The client.
+        client: IpAddr,
+    },
+    /// External policy `Local`, but the client is a local pod: any endpoint, and it keeps its address.
+    ShortCircuitPod,
+    /// External policy `Local`, but the client is this host: any endpoint, masqueraded.
+    ShortCircuitHost,
+    /// External policy `Cluster`: the reply has to come back through this node.
+    ExternalCluster,
+    /// External policy `Local`: the client keeps its address.
+    ExternalLocal,
     /// The set the flow's endpoint comes from, and how many are in it.
     Set(Set, usize),
     /// No usable endpoint anywhere in the cluster.
@@ -70,9 +97,27 @@ pub enum Reason<'a> {
 impl fmt::Display for Reason<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Frontend(s) => write!(f, "{} {} is ClusterIP of {}", s.cluster_ip, s.port, s.name),
-            Self::Policy(Policy::Cluster) => f.write_str("policy Cluster: endpoints of any node"),
-            Self::Policy(Policy::Local) => f.write_str("policy Local: endpoints of this node only"),
+            Self::Frontend { kind, addr, port, service } => {
+                write!(f, "{addr} {port}/{} is {kind} of {}", service.port.proto, service.name)
+            }
+            Self::Policy { external, policy } => {
+                let name = if *external { "externalTrafficPolicy" } else { "internalTrafficPolicy" };
+                match policy {
+                    Policy::Cluster => write!(f, "{name} Cluster: endpoints of any node"),
+                    Policy::Local => write!(f, "{name} Local: endpoints of this node only"),
+                }
+            }
+            Self::SourceRange { client } => write!(f, "loadBalancerSourceRanges do not have {client}"),
+            Self::ShortCircuitPod => {
+                f.write_str("the client is a local pod: endpoints of any node, and it keeps its address")
+            }
+            Self::ShortCircuitHost => {
+                f.write_str("the client is this host: endpoints of any node, masqueraded")
+            }
+            Self::ExternalCluster => f.write_str(
+                "externalTrafficPolicy Cluster: masqueraded, so that replies come back through this node",
+            ),
+            Self::ExternalLocal => f.write_str("externalTrafficPolicy Local: the client keeps its address"),
             Self::Set(Set::Cluster, count) => write!(f, "cluster set, {count} endpoints"),
             Self::Set(Set::Local, count) => write!(f, "local set, {count} endpoints"),
             Self::NoEndpoint => f.write_str("no usable endpoint in the cluster"),

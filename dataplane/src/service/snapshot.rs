@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::chunked::Chunked;
-use super::lookup::{Prefixes, Vip, Vips};
-use super::{LocalMap, Service, SvcPort};
+use super::lookup::{NodePorts, Prefixes, Vip, Vips};
+use super::{FrontendKind, LocalMap, PortSet, Service, SvcPort};
 use crate::ids::ServiceId;
 
 /// What workers see.
@@ -40,6 +40,10 @@ pub struct Fabric {
     pub masquerade_all: bool,
     /// Which addresses are local pods or this host.
     pub local: Arc<LocalMap>,
+    /// The addresses of this host that take node ports, ascending.
+    pub node_addresses: Vec<IpAddr>,
+    /// Source ports a SNAT never draws.
+    pub reserved_ports: Arc<PortSet>,
 }
 
 /// One consistent world. Immutable; a clone is a handful of reference counts, and the next one shares every
@@ -49,6 +53,7 @@ pub struct Snapshot {
     pub(super) generation: u64,
     pub(super) purge_epoch: u16,
     pub(super) vips: Vips,
+    pub(super) node_ports: NodePorts,
     pub(super) services: Chunked<ServiceId, Arc<Service>>,
     pub(super) fabric: Arc<Fabric>,
     pub(super) cidrs: Arc<Prefixes>,
@@ -74,10 +79,19 @@ impl Snapshot {
         self.services.get(id)
     }
 
-    /// The service port with this frontend.
+    /// The service port that serves this address and port, and as what: an address of its own, else a node port.
     #[must_use]
-    pub fn frontend(&self, addr: IpAddr, port: SvcPort) -> Option<&Arc<Service>> {
-        self.vip(addr)?.port(port)
+    pub fn frontend(&self, addr: IpAddr, port: SvcPort) -> Option<(FrontendKind, &Arc<Service>)> {
+        self.vip(addr).and_then(|vip| vip.port(port)).or_else(|| {
+            let service = self.node_ports.get(addr, port)?;
+            self.takes_node_ports(addr).then_some((FrontendKind::NodePort, service))
+        })
+    }
+
+    /// The address is one of this host's that take node ports.
+    #[must_use]
+    pub fn takes_node_ports(&self, addr: IpAddr) -> bool {
+        self.fabric.node_addresses.binary_search(&addr).is_ok()
     }
 
     /// Every service port, in no particular order.
@@ -97,10 +111,11 @@ impl Snapshot {
         &self.fabric
     }
 
-    /// The address is the ClusterIP of some service port.
+    /// The address is the ClusterIP of some service port. Nobody sends from one, and nothing else is there; both may
+    /// be otherwise at the address of an external frontend.
     #[must_use]
-    pub fn is_vip(&self, addr: IpAddr) -> bool {
-        self.vip(addr).is_some()
+    pub fn is_cluster_ip(&self, addr: IpAddr) -> bool {
+        self.vip(addr).is_some_and(Vip::has_cluster_ip)
     }
 
     /// The address is one of the SNAT addresses.

@@ -2,27 +2,15 @@
 
 use std::net::IpAddr;
 
-use super::{Affinity, Backend, Live, Policy, Seat, Selector, Service, SvcPort};
+use super::{Affinity, Backend, Live, Seat, Service, SvcPort};
 use crate::clock::Tick;
 use crate::ids::{EndpointId, ServiceId};
 use crate::packet::tuple::Proto;
 
 /// A TCP service port without endpoints.
 pub(super) fn service(id: u32, cluster_ip: &str, port: u16) -> Service {
-    Service {
-        id: ServiceId(id),
-        name: format!("default/s{id}").into(),
-        cluster_ip: cluster_ip.parse().unwrap(),
-        port: SvcPort { port, proto: Proto::Tcp },
-        internal: Policy::Cluster,
-        purge_epoch: 1,
-        backends: Box::default(),
-        cluster: Box::default(),
-        local: Box::default(),
-        any: false,
-        selector: Selector::Random,
-        affinity: None,
-    }
+    let port = SvcPort { port, proto: Proto::Tcp };
+    Service::bare(ServiceId(id), &format!("default/s{id}"), cluster_ip.parse().unwrap(), port)
 }
 
 /// A backend that serves, on another node.

@@ -10,9 +10,7 @@ use dataplane::flow::{RegionConfig, Ttls};
 use dataplane::ids::{EndpointId, ServiceId};
 use dataplane::packet::tuple::Proto;
 use dataplane::plane::{Plane, PlaneConfig};
-use dataplane::service::{
-    Backend, Fabric, Policy, ReturnPath, Selector, Service, SnapshotBuilder, SvcPort, World,
-};
+use dataplane::service::{Backend, Fabric, ReturnPath, Service, SnapshotBuilder, SvcPort, World};
 use dataplane::stats::{Counter, Totals};
 use tempfile::TempDir;
 
@@ -98,12 +96,6 @@ fn world() -> World {
         ..Fabric::default()
     });
     builder.upsert(Service {
-        id: ServiceId(1),
-        name: "default/echo".into(),
-        cluster_ip: VIP.into(),
-        port: SvcPort { port: 80, proto: Proto::Tcp },
-        internal: Policy::Cluster,
-        purge_epoch: 1,
         backends: Box::new([Backend {
             id: EndpointId(1),
             addr: HOST.into(),
@@ -112,10 +104,8 @@ fn world() -> World {
             ready_or_serving: true,
         }]),
         cluster: Box::new([0]),
-        local: Box::default(),
         any: true,
-        selector: Selector::Random,
-        affinity: None,
+        ..Service::bare(ServiceId(1), "default/echo", VIP.into(), SvcPort { port: 80, proto: Proto::Tcp })
     });
     World::Ready(builder.build().unwrap())
 }

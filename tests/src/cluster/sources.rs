@@ -54,7 +54,14 @@ impl Sources {
                     hosts.iter().map(|&addr| (addr, if addr.is_ipv4() { 32 } else { 128 }, Place::Host));
                 let local = LocalMap::new(pods.chain(hosts), &detectors).expect("prefixes that exist");
                 let (masquerade_all, local) = (*all, Arc::new(local));
-                Fabric { return_path: ReturnPath::ConnMark, snat, service_cidrs, masquerade_all, local }
+                Fabric {
+                    return_path: ReturnPath::ConnMark,
+                    snat,
+                    service_cidrs,
+                    masquerade_all,
+                    local,
+                    ..Fabric::default()
+                }
             }
         }
     }

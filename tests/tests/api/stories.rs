@@ -20,7 +20,10 @@ async fn lists_come_in_pages_and_changes_follow() {
     story.api.put_service(service("new", 100));
     story.until("the new one is there", |story| story.services().contains(&"default/new".to_owned())).await;
     story.api.put_service(service("new", 101));
-    let moved = |story: &Story| story.desired.vips().contains(&"10.96.0.102".parse().unwrap());
+    let moved = |story: &Story| {
+        let mut services = story.desired.services().values();
+        services.any(|service| service.cluster_ips.contains(&"10.96.0.102".parse().unwrap()))
+    };
     story.until("its address has changed", moved).await;
     story.api.put_slice(slice("web-1", "web", &["10.1.0.1", "10.1.0.2"]));
     story.until("two endpoints", |story| story.endpoints("web") == ["10.1.0.1", "10.1.0.2"]).await;

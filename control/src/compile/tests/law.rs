@@ -4,8 +4,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::Problem;
+use crate::model::{ObjectKey, Problem};
 use crate::source::Kind;
+use dataplane::service::ReturnPath;
 
 /// Addresses that are frontends, endpoints, or both.
 const ADDRS: [&str; 6] = ["10.96.0.1", "198.51.100.1", "198.51.100.2", "10.1.0.1", "10.1.0.2", "fd00::1"];
@@ -19,6 +20,7 @@ enum Step {
     Zone(bool),
     Relist(Vec<Service>, Vec<Slice>),
     Fabric(u8),
+    Rules(u8),
     Compile,
 }
 
@@ -30,27 +32,43 @@ fn any_fabric(which: u8) -> Fabric {
         1 => Fabric { masquerade_all: true, ..fabric() },
         2 => Fabric { service_cidrs: vec![cidr("10.96.0.0", 16), cidr("10.1.0.2", 32)], ..fabric() },
         3 => Fabric { service_cidrs: vec![cidr("10.1.0.0", 16), cidr("fd00::", 64)], ..fabric() },
+        4 => Fabric { return_path: ReturnPath::ConnMark, ..fabric() },
         _ => Fabric { snat: vec![ip("198.51.100.2")], ..fabric() },
     }
 }
 
+fn any_rules(which: u8) -> Rules {
+    let prefixes = [(ip("198.51.100.0"), 24), (ip("::"), 0)];
+    Rules { external_ips: Prefixes::new(&prefixes[..usize::from(which)]).unwrap() }
+}
+
 fn any_service() -> impl Strategy<Value = Service> {
-    let vips = prop::sample::subsequence(ADDRS.to_vec(), 1..3);
-    let ports = prop::collection::vec((0_u8..2, 80_u16..82, any::<bool>(), any::<bool>()), 0..3);
-    (0_u8..4, vips, ports, any::<bool>(), 0_i64..3).prop_map(|(name, vips, ports, local, created)| {
-        let internal = if local { Policy::Local } else { Policy::Cluster };
-        let mut service = Service { created, internal, ..service(&format!("s{name}"), &vips) };
-        service.ports = ports
-            .into_iter()
-            .map(|(name, number, udp, outside)| {
-                let mut port =
-                    port(["", "b"][usize::from(name)], number, if udp { Proto::Udp } else { Proto::Tcp });
-                port.node_port = outside.then_some(30_000);
-                port
-            })
-            .collect();
-        service
-    })
+    let some = |least| prop::sample::subsequence(ADDRS.to_vec(), least..3);
+    let ports = prop::collection::vec((0_u8..2, 80_u16..82, any::<bool>(), 0_u16..3), 0..3);
+    let outside = (some(0), some(0), 0_u8..4);
+    (0_u8..4, some(1), outside, ports, any::<[bool; 2]>(), 0_i64..3).prop_map(
+        |(name, vips, outside, ports, local, created)| {
+            let policy = |local| if local { Policy::Local } else { Policy::Cluster };
+            let mut service =
+                Service { created, internal: policy(local[0]), ..service(&format!("s{name}"), &vips) };
+            service.external = policy(local[1]);
+            service.external_ips = outside.0.into_iter().map(ip).collect();
+            service.load_balancer_ips = outside.1.into_iter().map(ip).collect();
+            service.source_ranges =
+                [(ip("192.0.2.0"), 24), (ip("fd00::"), 8)][..usize::from(outside.2 / 2)].to_vec();
+            service.health_check_port = local[1].then_some(u16::from(outside.2)).filter(|port| *port != 0);
+            service.ports = ports
+                .into_iter()
+                .map(|(name, number, udp, outside)| {
+                    let mut port =
+                        port(["", "b"][usize::from(name)], number, if udp { Proto::Udp } else { Proto::Tcp });
+                    port.node_port = (outside > 0).then_some(30_000 + outside);
+                    port
+                })
+                .collect();
+            service
+        },
+    )
 }
 
 fn any_slice() -> impl Strategy<Value = Slice> {
@@ -92,7 +110,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (0_u8..4).prop_map(Step::SliceGone),
         1 => any::<bool>().prop_map(Step::Zone),
         1 => (services, prop::collection::vec(any_slice(), 0..4)).prop_map(|(a, b)| Step::Relist(a, b)),
-        1 => (0_u8..5).prop_map(Step::Fabric),
+        1 => (0_u8..6).prop_map(Step::Fabric),
+        1 => (0_u8..3).prop_map(Step::Rules),
         5 => Just(Step::Compile),
     ]
 }
@@ -115,30 +134,34 @@ fn apply(desired: &mut Desired, step: Step) {
             slices.into_iter().for_each(|slice| desired.apply(says_slice(slice)));
             desired.apply(Event::Done(Kind::Slice));
         }
-        Step::Fabric(_) | Step::Compile => {}
+        Step::Fabric(_) | Step::Rules(_) | Step::Compile => {}
     }
 }
 
-type Plain = BTreeMap<(IpAddr, SvcPort), Compiled>;
+type Plain = BTreeMap<(Box<str>, bool, SvcPort), Compiled>;
 
-/// A world by frontend, without ids and epochs, which tell how it came about.
+/// A world by service port, without ids and epochs, which tell how it came about.
 fn plain(world: &Snapshot) -> Plain {
     let bare = |service: &Arc<Compiled>| {
         let mut service = Compiled::clone(service);
         (service.id, service.purge_epoch) = (ServiceId(0), 0);
         service.backends.iter_mut().for_each(|backend| backend.id.0 = 0);
-        ((service.cluster_ip, service.port), service)
+        ((service.name.clone(), service.cluster_ip.is_ipv4(), service.port), service)
     };
     world.services().map(bare).collect()
 }
 
-fn from_scratch(desired: &Desired, fabric: &Fabric) -> (Plain, BTreeMap<String, Vec<Problem>>) {
+type Scratch = (Plain, BTreeMap<String, Vec<Problem>>, BTreeMap<ObjectKey, Health>);
+
+fn from_scratch(desired: &Desired, fabric: &Fabric, rules: &Rules) -> Scratch {
     let services: Vec<_> = desired.services().values().cloned().collect();
     let slices: Vec<_> = services.iter().flat_map(|s| desired.slices(&s.key)).cloned().collect();
     let mut fresh = Bench::new(&services, &slices);
     fresh.compiler.set_fabric(fabric.clone());
+    fresh.compiler.set_rules(rules.clone());
     fresh.desired.apply(Event::Node(Box::new(desired.node().clone())));
-    (plain(&fresh.next()), fresh.compiler.problems().clone())
+    let world = plain(&fresh.next());
+    (world, fresh.compiler.problems().clone(), fresh.compiler.health().clone())
 }
 
 proptest! {
@@ -147,12 +170,16 @@ proptest! {
     fn steps_lead_where_one_leap_leads(steps in prop::collection::vec(any_step(), 0..40)) {
         let mut bench = Bench::new(&[], &[]);
         let mut world = bench.next();
-        let mut fabric = fabric();
+        let (mut fabric, mut rules) = (fabric(), Rules::default());
         for step in steps.into_iter().chain([Step::Compile]) {
             let compiles = matches!(step, Step::Compile);
             if let Step::Fabric(which) = step {
                 fabric = any_fabric(which);
                 bench.compiler.set_fabric(fabric.clone());
+            }
+            if let Step::Rules(which) = step {
+                rules = any_rules(which);
+                bench.compiler.set_rules(rules.clone());
             }
             apply(&mut bench.desired, step);
             if !compiles {
@@ -163,7 +190,8 @@ proptest! {
                 world = snapshot(&next);
                 prop_assert_eq!(world.generation(), before.generation() + 1);
             }
-            let (expected, problems) = from_scratch(&bench.desired, &fabric);
+            let (expected, problems, health) = from_scratch(&bench.desired, &fabric, &rules);
+            prop_assert_eq!(bench.compiler.health(), &health);
             prop_assert_eq!(world.fabric(), &fabric);
             prop_assert_eq!(plain(&world), expected);
             prop_assert_eq!(bench.compiler.problems(), &problems);
@@ -180,6 +208,6 @@ proptest! {
         bench.step();
         let compiler = &bench.compiler;
         prop_assert!(compiler.objects.is_empty() && compiler.by_endpoint.is_empty() && compiler.slots.is_empty());
-        prop_assert!(compiler.problems.is_empty() && !compiler.claims.has(ip(ADDRS[1])));
+        prop_assert!(compiler.problems.is_empty() && compiler.claims.addrs().is_empty() && compiler.health.is_empty());
     }
 }

@@ -152,7 +152,6 @@ fn ports_have_defaults_and_bad_ones_are_named() {
         "spec.ports[4].port",
         "spec.ports[5].protocol",
         "spec.ports[6].nodePort",
-        "spec.ports[6].nodePort",
     ];
     assert_eq!(fields(&reading), wanted);
     assert!(reading.invalid);
@@ -186,44 +185,15 @@ fn twins_among_ports_are_told() {
 }
 
 #[test]
-fn what_is_not_served_is_told_and_the_cluster_ip_still_serves() {
-    let mut object = service(json!({
-        "type": "LoadBalancer", "clusterIP": "10.96.0.10", "sessionAffinity": "ClientIP", "externalIPs": ["203.0.113.1"],
-        "externalTrafficPolicy": "Local", "healthCheckNodePort": 30000, "loadBalancerClass": "x",
-        "publishNotReadyAddresses": true, "trafficDistribution": "PreferClose",
-        "ports": [{"name": "a", "port": 80, "nodePort": 30080}, {"name": "b", "port": 81, "protocol": "SCTP"}],
-    }));
-    object.status =
-        serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.2"}]}})).unwrap();
-    let reading = read(&object);
-    assert!(!reading.invalid);
-    let service = reading.value.clone().unwrap();
-    assert_eq!(service.cluster_ips.len(), 1);
-    assert_eq!(
-        service.ports.iter().map(|port| (port.proto, port.node_port)).collect::<Vec<_>>(),
-        [(Proto::Tcp, Some(30080)), (Proto::Sctp, None),]
-    );
-    assert_eq!(
-        fields(&reading),
-        [
-            "spec.ports[1].protocol",
-            "spec.ports[0].nodePort",
-            "spec.externalIPs",
-            "status.loadBalancer.ingress",
-        ]
-    );
-
-    // Nothing to tell when the load balancer forwards to node ports itself, or has only a name.
-    object.spec = service_spec_plain();
-    object.status = serde_json::from_value(json!({"loadBalancer": {"ingress": [
-        {"ip": "203.0.113.2", "ipMode": "Proxy"}, {"hostname": "lb.example.com"},
-    ]}}))
-    .unwrap();
-    assert_eq!(read(&object).problems, []);
-}
-
-fn service_spec_plain() -> Option<api::ServiceSpec> {
-    service(json!({"clusterIP": "10.96.0.10", "ports": [{"port": 80}], "externalIPs": [" "], "sessionAffinity": "None"})).spec
+fn what_controllers_read_is_no_business_of_a_proxy() {
+    let reading = read(&service(json!({
+        "type": "LoadBalancer", "clusterIP": "10.96.0.10", "sessionAffinity": "None", "loadBalancerClass": "x",
+        "publishNotReadyAddresses": true, "trafficDistribution": "PreferClose", "ipFamilyPolicy": "PreferDualStack",
+        "ports": [{"name": "a", "port": 80, "nodePort": 30080, "targetPort": "http", "appProtocol": "h2c"}],
+    })));
+    assert_eq!(reading.problems, []);
+    let service = reading.value.unwrap();
+    assert_eq!(service.ports.iter().map(|port| port.node_port).collect::<Vec<_>>(), [Some(30080)]);
 }
 
 #[test]

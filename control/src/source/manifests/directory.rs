@@ -107,7 +107,9 @@ impl Directory {
             }
             places.insert(&held.identity, &held.place);
             match &held.object {
-                Object::Service(service) => _ = view.services.insert(service.key.clone(), service.clone()),
+                Object::Service(service) => {
+                    _ = view.services.insert(service.key.clone(), Service::clone(service))
+                }
                 Object::Slices(slices) => {
                     view.slices.extend(slices.iter().map(|slice| (slice.key.clone(), slice.clone())))
                 }

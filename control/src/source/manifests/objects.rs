@@ -31,7 +31,7 @@ pub(super) struct Identity {
 /// What an object contributes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Object {
-    Service(Service),
+    Service(Box<Service>),
     Slices(Vec<Slice>),
     Node(Node),
     /// Read and understood, and nothing to serve: headless, another proxy's, another Node.
@@ -200,7 +200,7 @@ fn read_service(mut service: core::Service) -> Reading<Object> {
         return Reading::nothing();
     }
     fill_in_service(&mut service);
-    let mut reading = model::service::read(&service).map(Object::Service);
+    let mut reading = model::service::read(&service).map(|service| Object::Service(Box::new(service)));
     if model::service::lacks_cluster_ip(&service) {
         reading.problems.push(Problem {
             object: String::new(),

@@ -26,12 +26,12 @@ fn a_service_is_found_by_id_and_by_frontend_and_only_there() {
     let mut udp = service(2, "10.96.0.1", 80);
     udp.port.proto = Proto::Udp;
     let world = build([service(1, "10.96.0.1", 80), udp, service(3, "fd00::1", 80)]).unwrap();
-    assert_eq!(world.frontend(ip("10.96.0.1"), tcp(80)).unwrap().id, ServiceId(1));
+    assert_eq!(world.frontend(ip("10.96.0.1"), tcp(80)).unwrap().1.id, ServiceId(1));
     let udp = SvcPort { port: 80, proto: Proto::Udp };
-    assert_eq!(world.frontend(ip("10.96.0.1"), udp).unwrap().id, ServiceId(2));
-    assert_eq!(world.frontend(ip("fd00::1"), tcp(80)).unwrap().id, ServiceId(3));
-    assert!(world.frontend(ip("10.96.0.1"), tcp(81)).is_none() && world.is_vip(ip("10.96.0.1")));
-    assert!(world.frontend(ip("10.96.0.2"), tcp(80)).is_none() && !world.is_vip(ip("10.96.0.2")));
+    assert_eq!(world.frontend(ip("10.96.0.1"), udp).unwrap().1.id, ServiceId(2));
+    assert_eq!(world.frontend(ip("fd00::1"), tcp(80)).unwrap().1.id, ServiceId(3));
+    assert!(world.frontend(ip("10.96.0.1"), tcp(81)).is_none() && world.is_cluster_ip(ip("10.96.0.1")));
+    assert!(world.frontend(ip("10.96.0.2"), tcp(80)).is_none() && !world.is_cluster_ip(ip("10.96.0.2")));
     assert_eq!((world.generation(), world.service_count(), world.services().count()), (1, 3, 3));
     assert_eq!(&*world.service(ServiceId(3)).unwrap().name, "default/s3");
     assert!(world.service(ServiceId(4)).is_none());
@@ -54,18 +54,18 @@ fn frontends_may_change_hands_in_one_step_in_any_order() {
     swap.upsert(service(1, "10.96.0.2", 80));
     swap.upsert(service(2, "10.96.0.1", 80));
     let swapped = swap.build().unwrap();
-    assert_eq!(swapped.frontend(ip("10.96.0.2"), tcp(80)).unwrap().id, ServiceId(1));
-    assert_eq!(swapped.frontend(ip("10.96.0.1"), tcp(80)).unwrap().id, ServiceId(2));
+    assert_eq!(swapped.frontend(ip("10.96.0.2"), tcp(80)).unwrap().1.id, ServiceId(1));
+    assert_eq!(swapped.frontend(ip("10.96.0.1"), tcp(80)).unwrap().1.id, ServiceId(2));
     assert_eq!(swapped.generation(), 2);
     let mut moved = SnapshotBuilder::from(&swapped);
     moved.upsert(service(9, "10.96.0.1", 80));
     moved.remove(ServiceId(2));
     moved.remove(ServiceId(77));
     let moved = moved.build().unwrap();
-    assert_eq!(moved.frontend(ip("10.96.0.1"), tcp(80)).unwrap().id, ServiceId(9));
+    assert_eq!(moved.frontend(ip("10.96.0.1"), tcp(80)).unwrap().1.id, ServiceId(9));
     assert!(moved.service(ServiceId(2)).is_none());
     assert_eq!(
-        first.frontend(ip("10.96.0.1"), tcp(80)).unwrap().id,
+        first.frontend(ip("10.96.0.1"), tcp(80)).unwrap().1.id,
         ServiceId(1),
         "the old world is unmoved"
     );
@@ -147,10 +147,9 @@ fn the_fabric_is_checked_against_itself_and_the_frontends() {
 #[test]
 fn one_change_among_many_copies_one_chunk_of_each_collection() {
     let vip = |n: u32| IpAddr::V4((0x0a60_0000 + n).into());
-    let first =
-        build((1..=20_000).map(|n| Service { cluster_ip: vip(n), ..service(n, "10.0.0.0", 80) })).unwrap();
+    let first = build((1..=20_000).map(|n| service(n, &vip(n).to_string(), 80))).unwrap();
     let mut next = SnapshotBuilder::from(&first);
-    next.upsert(Service { cluster_ip: vip(7), purge_epoch: 2, ..service(7, "10.0.0.0", 80) });
+    next.upsert(Service { purge_epoch: 2, ..service(7, &vip(7).to_string(), 80) });
     let next = next.build().unwrap();
     assert_eq!(next.services.copied_since(&first.services), 1);
     assert_eq!(next.vips.copied_since(&first.vips), 1);

@@ -7,10 +7,11 @@ use super::super::{Backend, Fabric, NoReasons, Recorded, SnapshotBuilder, choose
 use super::*;
 use crate::packet::tuple::Proto;
 
+mod external;
 mod masquerade;
 
 /// A decision without its borrow, and with the service port's id for its pointer.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Plain {
     Serve(u32, Set, bool),
     Reject,

@@ -80,8 +80,9 @@ fn masqueraded(fabric: Fabric, client: IpAddr, endpoint: IpAddr, internal: Polic
     };
     let backend = choose(service, set, &mut Rng::new(1), client, &mut why).unwrap();
     assert_eq!(backend.addr, endpoint);
-    let loud = masquerades(&world, masquerade, client, endpoint, &mut why);
-    assert_eq!(loud, masquerades(&world, masquerade, client, endpoint, &mut NoReasons));
+    let origin = Origin::default();
+    let loud = masquerades(&world, masquerade, client, endpoint, &origin, &mut why);
+    assert_eq!(loud, masquerades(&world, masquerade, client, endpoint, &origin, &mut NoReasons));
     (loud, why.steps().to_vec())
 }
 
