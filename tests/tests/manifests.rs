@@ -190,7 +190,7 @@ async fn lists_are_sent_whole_and_only_of_what_has_changed() {
     let mut story = Story::begin(with_web);
     story.until_services(&["web=1"]).await;
     // Slices and Services end together.
-    let kinds = [Kind::Node, Kind::Slice, Kind::Service];
+    let kinds = [Kind::Node, Kind::ServiceCidr, Kind::Slice, Kind::Service];
     let wanted: Vec<Event> = kinds.map(Event::Restart).into_iter().chain(kinds.map(Event::Done)).collect();
     assert_eq!(story.lists, wanted);
 

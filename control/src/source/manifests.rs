@@ -42,6 +42,24 @@ const LONGEST_SETTLE: Duration = Duration::from_secs(2);
 /// How often to look without being told, when being told does not work.
 const UNWATCHED_RESCAN: Duration = Duration::from_secs(1);
 
+/// Everything in a directory of manifests as it is now, its objects taken as an API server would hold them: with its
+/// defaults, without its validation.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn read_once(directory: &Path, node_name: &str) -> io::Result<Vec<Event>> {
+    let view = Directory::held_by_a_server(directory, node_name)?;
+    let mut events: Vec<Event> = KINDS.map(Event::Restart).into();
+    events.extend(view.objects(&KINDS));
+    events.extend(KINDS.map(Event::Done));
+    let problems = view.problems.into_iter();
+    events.extend(problems.map(|(object, problems)| Event::Problems { object, problems }));
+    Ok(events)
+}
+
+/// The kinds a directory may say something of.
+const KINDS: [Kind; 4] = [Kind::Node, Kind::ServiceCidr, Kind::Slice, Kind::Service];
+
 /// The receiver of our events is gone.
 struct Closed;
 
@@ -278,24 +296,12 @@ async fn next_wakeup(watch: &mut Option<Watch>) -> bool {
 /// Sends complete lists of the kinds that differ. Their ends go out at once, so that a receiver that takes what is
 /// there before it acts sees all of them or none.
 async fn send_difference(events: &Sender<Event>, known: Option<&View>, view: &View) -> Result<(), Closed> {
-    let slices = known.is_none_or(|known| known.slices != view.slices);
-    let services = known.is_none_or(|known| known.services != view.services);
-    let node = known.is_none_or(|known| known.node != view.node);
-    let restarts = [(Kind::Node, node), (Kind::Slice, slices), (Kind::Service, services)];
-    let kinds = restarts.into_iter().filter_map(|(kind, differs)| differs.then_some(kind));
-    for kind in kinds.clone() {
-        send(events, Event::Restart(kind)).await?;
+    let differs = |kind: &Kind| known.is_none_or(|known| known.differs(view, *kind));
+    let kinds: Vec<Kind> = KINDS.into_iter().filter(differs).collect();
+    for event in kinds.iter().map(|kind| Event::Restart(*kind)).chain(view.objects(&kinds)) {
+        send(events, event).await?;
     }
-    for node in view.node.iter().filter(|_| node) {
-        send(events, Event::Node(Box::new(node.clone()))).await?;
-    }
-    for slice in view.slices.values().filter(|_| slices) {
-        send(events, Event::Slice(Box::new(slice.clone()))).await?;
-    }
-    for service in view.services.values().filter(|_| services) {
-        send(events, Event::Service(Box::new(service.clone()))).await?;
-    }
-    let ends = events.reserve_many(kinds.clone().count()).await.map_err(|_| Closed)?;
+    let ends = events.reserve_many(kinds.len()).await.map_err(|_| Closed)?;
     ends.zip(kinds).for_each(|(place, kind)| place.send(Event::Done(kind)));
     send_problems(events, known.map(|known| &known.problems), &view.problems).await
 }

@@ -7,18 +7,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::documents;
 use super::files::{self, Content};
-use super::objects::{self, Identity, Item, Object, Outcome};
-use crate::model::{Node, ObjectKey, Problem, Service, Slice};
+use super::objects::{self, Identity, Item, Object, Outcome, Reader};
+use crate::model::{Node, ObjectKey, Problem, Service, ServiceCidr, Slice};
+use crate::source::{Event, Kind};
 
 /// A directory as last seen.
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    node_name: String,
+    reader: Reader,
     files: BTreeMap<String, File>,
     fingerprint: Option<u64>,
 }
@@ -28,6 +29,7 @@ pub(super) struct Directory {
 pub(super) struct View {
     pub(super) services: BTreeMap<ObjectKey, Service>,
     pub(super) slices: BTreeMap<ObjectKey, Slice>,
+    pub(super) cidrs: BTreeMap<String, ServiceCidr>,
     pub(super) node: Option<Node>,
     /// By what they are about.
     pub(super) problems: BTreeMap<String, Vec<Problem>>,
@@ -48,10 +50,45 @@ struct Held {
     object: Object,
 }
 
+impl View {
+    /// What it says of these kinds.
+    pub(super) fn objects(&self, kinds: &[Kind]) -> impl Iterator<Item = Event> {
+        let of = |kind| kinds.contains(&kind);
+        let nodes = self.node.iter().filter(move |_| of(Kind::Node));
+        let cidrs = self.cidrs.values().filter(move |_| of(Kind::ServiceCidr));
+        let slices = self.slices.values().filter(move |_| of(Kind::Slice));
+        let services = self.services.values().filter(move |_| of(Kind::Service));
+        let nodes = nodes.map(|node| Event::Node(Box::new(node.clone())));
+        let cidrs = cidrs.map(|cidr| Event::ServiceCidr(cidr.clone()));
+        let slices = slices.map(|slice| Event::Slice(Box::new(slice.clone())));
+        let services = services.map(|service| Event::Service(Box::new(service.clone())));
+        nodes.chain(cidrs).chain(slices).chain(services)
+    }
+
+    /// The other says something else of this kind.
+    pub(super) fn differs(&self, other: &Self, kind: Kind) -> bool {
+        match kind {
+            Kind::Service => self.services != other.services,
+            Kind::Slice => self.slices != other.slices,
+            Kind::Node => self.node != other.node,
+            Kind::ServiceCidr => self.cidrs != other.cidrs,
+        }
+    }
+}
+
 impl Directory {
     /// Nothing seen yet.
     pub(super) fn new(path: PathBuf, node_name: String) -> Self {
-        Self { path, node_name, files: BTreeMap::new(), fingerprint: None }
+        let reader = Reader { node_name, as_held: false };
+        Self { path, reader, files: BTreeMap::new(), fingerprint: None }
+    }
+
+    /// The directory as it is now, its objects taken as an API server would hold them.
+    pub(super) fn held_by_a_server(path: &Path, node_name: &str) -> io::Result<View> {
+        let mut directory = Self::new(path.to_owned(), node_name.to_owned());
+        directory.reader.as_held = true;
+        directory.scan()?;
+        Ok(directory.view())
     }
 
     /// What [`files::fingerprint`] said of the state last read.
@@ -114,6 +151,7 @@ impl Directory {
                     view.slices.extend(slices.iter().map(|slice| (slice.key.clone(), slice.clone())))
                 }
                 Object::Node(node) => view.node = Some(node.clone()),
+                Object::ServiceCidr(cidr) => _ = view.cidrs.insert(cidr.name.clone(), cidr.clone()),
                 Object::Nothing => {}
             }
         }
@@ -126,7 +164,7 @@ impl Directory {
         match documents {
             Ok(documents) => documents
                 .into_iter()
-                .flat_map(|document| objects::items(name, document, &self.node_name))
+                .flat_map(|document| objects::items(name, document, &self.reader))
                 .collect(),
             Err(why) => {
                 let problem = Problem {

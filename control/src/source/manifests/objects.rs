@@ -1,16 +1,17 @@
-//! From a document to the objects in it: Services, EndpointSlices, Endpoints, our Node, and lists of them.
+//! From a document to the objects in it: Services, EndpointSlices, Endpoints, ServiceCIDRs, our Node, and lists of them.
 //!
 //! No API server stands in front of a directory, so what it would have filled in is filled in here, and what it
-//! would have refused is refused here.
+//! would have refused is refused here; unless the directory is said to be what a server holds ([`Reader::as_held`]).
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::decode::{self, Flaw};
 use super::documents::Document;
-use crate::model::{self, Node, ObjectKey, Problem, Reading, Service, Slice, ip};
+use crate::model::{self, Node, ObjectKey, Problem, Reading, Service, ServiceCidr, Slice, ip};
 
 /// A kind we read. `Endpoints` and `EndpointSlice` are different objects even when they say the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,6 +20,7 @@ pub(super) enum Known {
     EndpointSlice,
     Endpoints,
     Node,
+    ServiceCidr,
 }
 
 /// What makes two objects the same object.
@@ -34,6 +36,7 @@ pub(super) enum Object {
     Service(Box<Service>),
     Slices(Vec<Slice>),
     Node(Node),
+    ServiceCidr(ServiceCidr),
     /// Read and understood, and nothing to serve: headless, another proxy's, another Node.
     Nothing,
 }
@@ -61,13 +64,22 @@ pub(super) struct Item {
 /// Lists inside lists deeper than this are refused.
 const MAX_LIST_DEPTH: usize = 4;
 
-/// Everything in a document of this file, for the Node of this name.
-pub(super) fn items(file: &str, document: Document, node_name: &str) -> Vec<Item> {
+/// How objects are read.
+#[derive(Clone, Debug)]
+pub(super) struct Reader {
+    /// Only the Node of this name is ours.
+    pub(super) node_name: String,
+    /// An API server holds these objects: what it should have refused is read as far as it goes, as a proxy would.
+    pub(super) as_held: bool,
+}
+
+/// Everything in a document of this file.
+pub(super) fn items(file: &str, document: Document, reader: &Reader) -> Vec<Item> {
     let place = format!("{file}, document {}", document.number);
     match document.content {
         Ok(value) => {
             let mut items = Vec::new();
-            collect(&place, &value, None, node_name, MAX_LIST_DEPTH, &mut items);
+            collect(&place, &value, None, reader, MAX_LIST_DEPTH, &mut items);
             items
         }
         Err(error) => vec![bad(
@@ -85,7 +97,7 @@ fn collect(
     place: &str,
     value: &Value,
     implied: Option<(&str, &str)>,
-    node: &str,
+    reader: &Reader,
     depth: usize,
     items: &mut Vec<Item>,
 ) {
@@ -115,19 +127,20 @@ fn collect(
         let element_kind = kind.strip_suffix("List").filter(|kind| !kind.is_empty());
         let implied = element_kind.map(|kind| (version, kind));
         for (index, element) in elements.iter().enumerate() {
-            collect(&format!("{place}, item {}", index + 1), element, implied, node, depth - 1, items);
+            collect(&format!("{place}, item {}", index + 1), element, implied, reader, depth - 1, items);
         }
     } else {
-        items.push(object(place, value, version, kind, node));
+        items.push(object(place, value, version, kind, reader));
     }
 }
 
-fn object(place: &str, value: &Value, version: &str, kind: &str, node_name: &str) -> Item {
+fn object(place: &str, value: &Value, version: &str, kind: &str, reader: &Reader) -> Item {
     let known = match kind {
         "Service" => (Known::Service, "", "v1"),
         "Endpoints" => (Known::Endpoints, "", "v1"),
         "Node" => (Known::Node, "", "v1"),
         "EndpointSlice" => (Known::EndpointSlice, "discovery.k8s.io", "discovery.k8s.io/v1"),
+        "ServiceCIDR" => (Known::ServiceCidr, "networking.k8s.io", "networking.k8s.io/v1"),
         _ => return skipped(place, version, kind),
     };
     let (known, group, wanted) = known;
@@ -164,7 +177,8 @@ fn object(place: &str, value: &Value, version: &str, kind: &str, node_name: &str
         Known::Service => decoded(value, read_service),
         Known::EndpointSlice => decoded(value, read_slice),
         Known::Endpoints => decoded(value, read_endpoints),
-        Known::Node => decoded(value, |node| read_node(node, node_name)),
+        Known::Node => decoded(value, |node| read_node(node, &reader.node_name)),
+        Known::ServiceCidr => decoded(value, read_service_cidr),
     };
     match reading {
         Ok(reading) => {
@@ -174,7 +188,7 @@ fn object(place: &str, value: &Value, version: &str, kind: &str, node_name: &str
                 .map(|problem| Problem { object: place.clone(), ..problem })
                 .collect();
             let outcome = match reading.value {
-                _ if reading.invalid => Outcome::Bad(Some(identity)),
+                _ if reading.invalid && !reader.as_held => Outcome::Bad(Some(identity)),
                 None => Outcome::Good(identity, Object::Nothing),
                 Some(object) => Outcome::Good(identity, object),
             };
@@ -236,6 +250,10 @@ fn read_node(node: core::Node, node_name: &str) -> Reading<Object> {
     model::node::read(&node).map(Object::Node)
 }
 
+fn read_service_cidr(object: networking::ServiceCIDR) -> Reading<Object> {
+    model::cidr::read(&object).map(Object::ServiceCidr)
+}
+
 /// `clusterIP`, `clusterIPs` and `ipFamilies` follow from each other.
 fn fill_in_service(service: &mut core::Service) {
     let Some(spec) = service.spec.as_mut() else { return };
@@ -257,8 +275,9 @@ fn fill_in_service(service: &mut core::Service) {
 
 fn skipped(place: &str, version: &str, kind: &str) -> Item {
     let version = if version.is_empty() { "no apiVersion" } else { version };
-    let note =
-        format!("{place}: {kind} ({version}) is not read; Service, EndpointSlice, Endpoints and Node are");
+    let note = format!(
+        "{place}: {kind} ({version}) is not read; Service, EndpointSlice, Endpoints, ServiceCIDR and Node are"
+    );
     Item { place: place.to_owned(), outcome: Outcome::Skipped(note), problems: Vec::new() }
 }
 
@@ -276,7 +295,7 @@ fn bad(
 
 fn display_key(kind: Known, namespace: &str, name: &str) -> String {
     match kind {
-        Known::Node => name.to_owned(),
+        Known::Node | Known::ServiceCidr => name.to_owned(),
         Known::Service | Known::EndpointSlice | Known::Endpoints if namespace.is_empty() => {
             format!("default/{name}")
         }
