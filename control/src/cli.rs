@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 64 (`EX_USAGE`) a flag or configuration value that cannot be used.
 
+pub mod explain;
 pub mod flows;
 pub mod host;
 pub mod services;
@@ -45,6 +46,8 @@ pub enum Command {
     Flows(FlowsArgs),
     /// Show the Services a running tunway serves, their endpoints, and what is wrong
     Services(ServicesArgs),
+    /// Say what becomes of a packet, and why: asked of a running tunway, or of manifests
+    Explain(explain::ExplainArgs),
 }
 
 /// Flags of `run` and `check`. Each wins over its key in the file.
@@ -143,13 +146,21 @@ pub struct CleanupArgs {
 
 /// Where the running tunway is found.
 #[derive(Clone, Debug, Default, Args)]
-pub struct SocketArgs {
+pub struct AtArgs {
     /// The control socket [default: /run/tunway/DEVICE.sock]
     #[arg(long, value_name = "PATH")]
     pub socket: Option<PathBuf>,
     /// The device it serves [default: tunway0]
     #[arg(long, value_name = "NAME")]
     pub device: Option<String>,
+}
+
+/// Where the running tunway is found, and how its answer is printed.
+#[derive(Clone, Debug, Default, Args)]
+pub struct SocketArgs {
+    /// Where.
+    #[command(flatten)]
+    pub at: AtArgs,
     /// Print the answer as JSON
     #[arg(long)]
     pub json: bool,
@@ -273,7 +284,7 @@ impl CleanupArgs {
     }
 }
 
-impl SocketArgs {
+impl AtArgs {
     /// The control socket these flags name.
     #[must_use]
     pub fn path(&self) -> PathBuf {
@@ -300,94 +311,4 @@ fn print_json(out: &mut dyn std::io::Write, mut json: Vec<u8>) -> Result<(), Fai
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn machine() -> Machine {
-        Machine { node_name: None, host_name: "host".into(), cores: 2 }
-    }
-
-    fn run(args: &[&str]) -> RunArgs {
-        let cli = Cli::try_parse_from(["tunway", "run"].iter().chain(args)).unwrap();
-        let Command::Run(args) = cli.command else { panic!("not run") };
-        args
-    }
-
-    #[test]
-    fn the_command_line_is_consistent() {
-        <Cli as clap::CommandFactory>::command().debug_assert();
-    }
-
-    #[test]
-    fn flags_become_configuration() {
-        let config = run(&[
-            "--manifests",
-            "/etc/m",
-            "--snat-address",
-            "192.0.2.1",
-            "--snat-address",
-            "2001:db8::1",
-            "--service-cidr",
-            "10.0.0.0/16",
-            "--cluster-cidr",
-            "10.244.0.0/16",
-            "--device",
-            "tw1",
-            "--take-over",
-            "--max-flows-v4",
-            "9000",
-        ])
-        .config(&machine())
-        .unwrap();
-        assert_eq!(config.source, config::SourceConfig::Manifests { dir: "/etc/m".into() });
-        assert_eq!(config.snat.len(), 2);
-        assert_eq!(config.service_cidrs, [("10.0.0.0".parse().unwrap(), 16)]);
-        let pods = vec![("10.244.0.0".parse().unwrap(), 16)];
-        assert_eq!(config.detect_local, config::detect::DetectLocal::ClusterCidr(pods));
-        assert_eq!(config.socket, PathBuf::from("/run/tunway/tw1.sock"));
-        assert_eq!((config.max_flows_v4, config.max_flows_v6), (9000, config::DEFAULT_FLOWS_V6));
-        assert!(config.take_over && !config.forward_accept);
-    }
-
-    #[test]
-    fn the_help_says_what_tunway_is_for() {
-        let about = <Cli as clap::CommandFactory>::command().get_about().map(ToString::to_string);
-        assert!(about.as_ref().is_some_and(|about| about.contains("Service dataplane")), "{about:?}");
-    }
-
-    #[test]
-    fn cleanup_finds_the_files_run_was_told_to_make() {
-        let args =
-            ["tunway", "cleanup", "--device", "tw1", "--flow-file", "/mnt/f", "--socket", "/tmp/t.sock"];
-        let Command::Cleanup(args) = Cli::try_parse_from(args).unwrap().command else {
-            panic!("not cleanup")
-        };
-        let files = crate::run::place::files(&args.config(&machine()).unwrap());
-        for file in ["/mnt/f/tw1.flows", "/tmp/t.sock"] {
-            assert!(files.contains(&PathBuf::from(file)), "{files:?}");
-        }
-    }
-
-    #[test]
-    fn two_sources_are_a_usage_error() {
-        let args = ["tunway", "run", "--manifests", "d", "--kubeconfig", "f"];
-        assert!(Cli::try_parse_from(args).is_err());
-        assert_eq!(Failure::Usage(ConfigError::new("a", "b", "c")).exit_code(), 64);
-        assert_eq!(Failure::Failed(anyhow::anyhow!("x")).exit_code(), 1);
-    }
-
-    #[test]
-    fn a_cause_is_said_once() {
-        let inner = anyhow::anyhow!("permission denied");
-        let said = inner.context("cannot open x: permission denied (run as root)").context("no start");
-        let failure = Failure::Failed(said);
-        assert_eq!(failure.to_string(), "no start: cannot open x: permission denied (run as root)");
-    }
-
-    #[test]
-    fn the_socket_follows_the_device() {
-        let at = SocketArgs { device: Some("tw7".into()), ..SocketArgs::default() };
-        assert_eq!(at.path(), PathBuf::from("/run/tunway/tw7.sock"));
-        assert_eq!(SocketArgs::default().path(), PathBuf::from("/run/tunway/tunway0.sock"));
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@
 //! the same frontend and whoever has an endpoint at an address that became one or is one no more. The result
 //! is always that of compiling everything from scratch.
 
+mod account;
 pub(crate) mod claims;
 mod draft;
 mod health;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 use dataplane::ids::ServiceId;
 use dataplane::service::{BuildError, Fabric, Prefixes, Snapshot, SnapshotBuilder, SvcPort, World};
 
+pub use self::account::{Account, Candidate, Outcome};
 pub use self::health::Health;
 
 use self::claims::{Claim, Claims};

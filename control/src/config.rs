@@ -3,22 +3,29 @@
 //!
 //! The file's form is in [`mod@file`], the rules every value obeys are in [`rules`].
 
+mod cluster;
 pub mod detect;
 pub mod file;
+pub mod node_ports;
+pub mod read;
 pub mod rules;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dataplane::engine::EngineConfig;
 use dataplane::flow::Ttls;
-use dataplane::service::{Fabric, ReturnPath};
+use dataplane::service::{Fabric, PortSet, ReturnPath};
 
 use detect::DetectLocal;
 use file::ConfigFile;
+use node_ports::NodePortAddresses;
 
+use crate::compile::Rules;
+use crate::model::Node;
 use crate::node::Marks;
 
 /// The device's name when none is given.
@@ -96,6 +103,14 @@ pub struct Config {
     pub marks: Marks,
     /// How local pods are told from everybody else.
     pub detect_local: DetectLocal,
+    /// Which addresses of this host take node ports.
+    pub node_port_addresses: NodePortAddresses,
+    /// The API server's range of node ports, both ends inside.
+    pub node_port_range: (u16, u16),
+    /// What Services may have.
+    pub rules: Rules,
+    /// A node that is only thought of.
+    pub node: Node,
     /// Masquerade every flow to a ClusterIP.
     pub masquerade_all: bool,
     /// Pick up TCP connections in the middle.
@@ -176,7 +191,7 @@ impl Config {
     /// The first value that is wrong, or a file that cannot be read or understood.
     pub fn load(path: Option<&Path>, flags: ConfigFile, machine: &Machine) -> Result<Self, ConfigError> {
         let file = match path {
-            Some(path) => file::read(path)?,
+            Some(path) => read::read(path)?,
             None => ConfigFile::default(),
         };
         Self::resolve(flags.over(file), machine)
@@ -200,7 +215,10 @@ impl Config {
         let max_flows = given.max_flows.unwrap_or_default();
         let max_v4 = max_flows.ipv4.unwrap_or(DEFAULT_FLOWS_V4.max(rules::min_flows(workers)));
         let max_v6 = max_flows.ipv6.unwrap_or(DEFAULT_FLOWS_V6.max(rules::min_flows(workers)));
-        let node_name = given.node_name.or_else(|| machine.node_name.clone());
+        let detect_local = cluster::detect_local(given.detect_local, given.cluster_cidr)?;
+        let node = cluster::node(given.node.unwrap_or_default(), given.node_name.as_deref())?;
+        let named = Some(node.name.clone()).filter(|name| !name.is_empty());
+        let node_name = given.node_name.or(named).or_else(|| machine.node_name.clone());
         Ok(Self {
             workers,
             max_flows_v4: rules::max_flows("maxFlows.ipv4", max_v4, workers)?,
@@ -212,7 +230,11 @@ impl Config {
             },
             return_path,
             marks: rules::marks(&given.marks.unwrap_or_default())?,
-            detect_local: DetectLocal::resolve(given.detect_local.unwrap_or_default())?,
+            detect_local: DetectLocal::resolve(detect_local)?,
+            node_port_addresses: NodePortAddresses::resolve(given.node_port_addresses.as_deref())?,
+            node_port_range: cluster::node_port_range(given.node_port_range.as_deref())?,
+            rules: cluster::external_ips(given.external_ips.unwrap_or_default())?,
+            node,
             masquerade_all: given.masquerade_all.unwrap_or(false),
             tcp_loose: given.tcp_loose.unwrap_or(false),
             reject_with_rst: given.reject_with.unwrap_or_default() == file::RejectWith::Rst,
@@ -254,6 +276,7 @@ impl Config {
             snat: self.snat.clone(),
             service_cidrs: self.service_cidrs.clone(),
             masquerade_all: self.masquerade_all,
+            reserved_ports: Arc::new(PortSet::new([self.node_port_range])),
             ..Fabric::default()
         }
     }

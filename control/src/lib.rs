@@ -23,6 +23,7 @@ pub mod compile;
 pub mod config;
 pub mod demo;
 pub mod desired;
+pub mod explain;
 pub mod ids;
 pub mod model;
 pub mod netns;

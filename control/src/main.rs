@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use control::cli::{Cli, Command, EX_USAGE, Failure, flows, host, services};
+use control::cli::{Cli, Command, EX_USAGE, Failure, explain, flows, host, services};
 use control::config::Machine;
 use control::{demo, run};
 
@@ -50,6 +50,10 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         }
         Command::Flows(args) => flows::run(&args, out),
         Command::Services(args) => services::run(&args, out),
+        Command::Explain(args) => {
+            log_to_stderr("warn")?;
+            explain::run(&args, out)
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::socket::wire::{Flow, Flows, Query};
 /// No tunway answers, or the output cannot be written.
 pub fn run(args: &FlowsArgs, out: &mut dyn Write) -> Result<(), Failure> {
     let query = Query::Flows { service: args.service.clone(), limit: args.limit };
-    let answer = client::ask_blocking(&args.at.path(), &query).map_err(failure)?;
+    let answer = client::ask_blocking(&args.at.at.path(), &query).map_err(failure)?;
     if args.at.json {
         return super::print_json(out, answer);
     }

@@ -16,7 +16,7 @@ const NAMED: usize = 8;
 /// # Errors
 /// No tunway answers, or the output cannot be written.
 pub fn run(args: &ServicesArgs, out: &mut dyn Write) -> Result<(), Failure> {
-    let answer = client::ask_blocking(&args.at.path(), &Query::Services).map_err(anyhow::Error::from)?;
+    let answer = client::ask_blocking(&args.at.at.path(), &Query::Services).map_err(anyhow::Error::from)?;
     if args.at.json {
         return super::print_json(out, answer);
     }

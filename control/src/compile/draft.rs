@@ -74,8 +74,12 @@ pub(super) fn draft(
 ) -> Draft {
     let mut draft =
         Draft { problems: tell::of_service(service, ground.fabric, ground.rules), ..Draft::default() };
-    let slices: Vec<_> =
-        desired.slices(&service.key).map(|slice| Accepted::of(slice, ground, &mut draft)).collect();
+    let slices: Vec<_> = desired.slices(&service.key).map(|slice| Accepted::of(slice, ground)).collect();
+    for accepted in &slices {
+        draft.addrs.extend(accepted.slice.endpoints.iter().map(|endpoint| endpoint.addr));
+        let refused = accepted.refused.iter().map(|(endpoint, refusal)| (endpoint.addr, *refusal));
+        draft.problems.extend(refuse::of_endpoints(accepted.slice, refused));
+    }
     draft.health = health(service, slices.iter().flat_map(|accepted| &accepted.endpoints), desired.node());
     let mut held: BTreeMap<(usize, Family), Vec<&Claim>> = BTreeMap::new();
     for claim in claims {
@@ -94,24 +98,23 @@ pub(super) fn draft(
     draft
 }
 
-/// A slice with what of each endpoint is accepted.
-struct Accepted<'a> {
-    slice: &'a Slice,
-    endpoints: Vec<&'a Endpoint>,
+/// A slice with what of its endpoints is accepted, and what is not.
+pub(super) struct Accepted<'a> {
+    pub(super) slice: &'a Slice,
+    pub(super) endpoints: Vec<&'a Endpoint>,
+    pub(super) refused: Vec<(&'a Endpoint, Refusal)>,
 }
 
 impl<'a> Accepted<'a> {
-    fn of(slice: &'a Slice, ground: &Ground<'_>, draft: &mut Draft) -> Self {
+    pub(super) fn of(slice: &'a Slice, ground: &Ground<'_>) -> Self {
         let (mut endpoints, mut refused) = (Vec::with_capacity(slice.endpoints.len()), Vec::new());
         for endpoint in &slice.endpoints {
-            draft.addrs.insert(endpoint.addr);
             match endpoint_refusal(ground, endpoint.addr) {
-                Some(refusal) => refused.push((endpoint.addr, refusal)),
+                Some(refusal) => refused.push((endpoint, refusal)),
                 None => endpoints.push(endpoint),
             }
         }
-        draft.problems.extend(refuse::of_endpoints(slice, refused.into_iter()));
-        Self { slice, endpoints }
+        Self { slice, endpoints, refused }
     }
 }
 
@@ -144,7 +147,8 @@ impl Making<'_> {
         let id = ids.service(&key);
         let joined = join(port, family, slices);
         let endpoints: Vec<&Endpoint> = joined.values().copied().collect();
-        let sets = categorize(self.exposure(), &endpoints, desired.node(), &mut NoReasons);
+        let outside = held.iter().any(|claim| claim.kind != FrontendKind::ClusterIp);
+        let sets = categorize(exposure(service, outside), &endpoints, desired.node(), &mut NoReasons);
         // What is neither ready nor serving is in no set and matters to no flow.
         let mut backends = Vec::with_capacity(joined.len());
         let mut places = Vec::with_capacity(joined.len());
@@ -180,12 +184,11 @@ impl Making<'_> {
         };
         (key, compiled)
     }
+}
 
-    /// How it can be reached, by the frontends it holds.
-    fn exposure(&self) -> Exposure {
-        let outside = self.held.iter().any(|claim| claim.kind != FrontendKind::ClusterIp);
-        Exposure { internal: self.service.internal, external: outside.then_some(self.service.external) }
-    }
+/// How a service port can be reached, which may be from `outside` the cluster.
+pub(super) fn exposure(service: &Service, outside: bool) -> Exposure {
+    Exposure { internal: service.internal, external: outside.then_some(service.external) }
 }
 
 /// Who may use load-balancer addresses of this family; `None`: everybody. Where this node itself may, so may whoever has
@@ -205,9 +208,13 @@ fn sources(service: &Service, family: Family, desired: &Desired) -> Option<Arc<P
 
 /// The endpoints of a service port: those of slice ports with its name and protocol. A pod that runs beats one
 /// that is terminating and had the same address; among several that run the last slice by name wins.
-fn join<'a>(port: &Port, family: Family, slices: &[Accepted<'a>]) -> BTreeMap<(IpAddr, u16), &'a Endpoint> {
+pub(super) fn join<'a>(
+    port: &Port,
+    family: Family,
+    slices: &[Accepted<'a>],
+) -> BTreeMap<(IpAddr, u16), &'a Endpoint> {
     let mut joined = BTreeMap::new();
-    for Accepted { slice, endpoints } in slices {
+    for Accepted { slice, endpoints, .. } in slices {
         let ports =
             slice.ports.iter().filter(|p| p.name == port.name && p.proto == port.proto && p.port != 0);
         for slice_port in ports {

@@ -35,7 +35,8 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    fn is(self) -> &'static str {
+    /// What is wrong with the address.
+    pub(super) fn is(self) -> &'static str {
         match self {
             Self::Unspecified => "is the unspecified address",
             Self::Loopback => "is a loopback address",

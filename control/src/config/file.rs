@@ -1,12 +1,11 @@
 //! The configuration file's form: every key optional, an unknown one an error that names it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Deserialize;
-
-use super::ConfigError;
 
 /// `apiVersion` of the file.
 pub const API_VERSION: &str = "tunway.dev/v1alpha1";
@@ -42,6 +41,18 @@ pub struct ConfigFile {
     /// How local pods are told from everybody else, with `returnPath: connmark`. Default: not at all, so that every
     /// client of a ClusterIP keeps its address.
     pub detect_local: Option<DetectLocalFile>,
+    /// The pods' CIDR of the whole cluster, at most one a family, as a list or as one text with a comma: short for
+    /// `detectLocal` with mode `clusterCIDR`. Default: none.
+    #[serde(rename = "clusterCIDR")]
+    pub cluster_cidr: Option<OneOrMany>,
+    /// The addresses of this host that take node ports: CIDRs, or the one word `primary`, the Node's first address of
+    /// each family. A family without a CIDR takes none. Default `[primary]`. Node ports need connection marks.
+    pub node_port_addresses: Option<Vec<String>>,
+    /// The API server's range of node ports, as 30000-32767, which is the default: no SNAT draws its ports from it.
+    pub node_port_range: Option<String>,
+    /// Which external IPs Services may have. Default: none.
+    #[serde(rename = "externalIPs")]
+    pub external_ips: Option<ExternalIpsFile>,
     /// Masquerade every flow to a ClusterIP, whoever the client is, with `returnPath: connmark`. Default false.
     pub masquerade_all: Option<bool>,
     /// How replies come back. Default `auto`: `connmark` with the Kubernetes API, `masquerade` with manifests.
@@ -62,6 +73,8 @@ pub struct ConfigFile {
     pub source: Option<SourceFile>,
     /// This node's name in the cluster. Default `NODE_NAME`, else the host name.
     pub node_name: Option<String>,
+    /// This node as the cluster knows it, where no cluster is asked: with manifests, and for `explain` without a run.
+    pub node: Option<NodeFile>,
     /// The control socket. Default `/run/tunway/DEVICE.sock`; an absolute path of at most 107 bytes.
     pub socket: Option<PathBuf>,
     /// Remove what is in the way (kube-proxy's leftovers, a FORWARD that drops). Default false.
@@ -134,6 +147,50 @@ pub struct SourceFile {
 pub struct KubernetesFile {
     /// A kubeconfig file. Default: the service account of the pod.
     pub kubeconfig: Option<PathBuf>,
+}
+
+/// One text, its parts with commas between, or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// `a,b`
+    One(String),
+    /// `[a, b]`
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    /// The parts.
+    #[must_use]
+    pub fn parts(&self) -> Vec<String> {
+        match self {
+            Self::One(text) => {
+                let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+                parts.map(str::to_owned).collect()
+            }
+            Self::Many(parts) => parts.clone(),
+        }
+    }
+}
+
+/// `externalIPs`. Whoever may write a Service takes the traffic of every external IP it names (CVE-2020-8554).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExternalIpsFile {
+    /// External IPs inside these CIDRs are served, all others refused.
+    pub allow: Option<Vec<String>>,
+}
+
+/// `node`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeFile {
+    /// Its name, as `nodeName`.
+    pub name: Option<String>,
+    /// Its addresses, the primary ones first.
+    pub addresses: Option<Vec<String>>,
+    /// Its labels; only `topology.kubernetes.io/zone` means something.
+    pub labels: Option<BTreeMap<String, String>>,
 }
 
 /// `detectLocal`. Clients that are not local pods are masqueraded on their way to a ClusterIP.
@@ -229,6 +286,10 @@ impl ConfigFile {
             service_cidrs: self.service_cidrs.or(below.service_cidrs),
             snat_addresses: self.snat_addresses.or(below.snat_addresses),
             detect_local: over_detect_local(self.detect_local, below.detect_local),
+            cluster_cidr: self.cluster_cidr.or(below.cluster_cidr),
+            node_port_addresses: self.node_port_addresses.or(below.node_port_addresses),
+            node_port_range: self.node_port_range.or(below.node_port_range),
+            external_ips: self.external_ips.or(below.external_ips),
             masquerade_all: self.masquerade_all.or(below.masquerade_all),
             return_path: self.return_path.or(below.return_path),
             marks: over_marks(self.marks, below.marks),
@@ -239,6 +300,7 @@ impl ConfigFile {
             timeouts: self.timeouts.or(below.timeouts),
             source: self.source.or(below.source),
             node_name: self.node_name.or(below.node_name),
+            node: self.node.or(below.node),
             socket: self.socket.or(below.socket),
             take_over: self.take_over.or(below.take_over),
             forward_accept: self.forward_accept.or(below.forward_accept),
@@ -277,54 +339,5 @@ fn over_detect_local(
             interface: above.interface.or(below.interface),
         }),
         (above, below) => above.or(below),
-    }
-}
-
-/// Reads a configuration file.
-///
-/// # Errors
-/// The file cannot be read, is not YAML, has an unknown key or a value of another form, or is of another kind.
-pub fn read(path: &Path) -> Result<ConfigFile, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        ConfigError::new(
-            "--config",
-            format_args!("{}: {error}", path.display()),
-            "name a file that can be read",
-        )
-    })?;
-    parse(&text).map_err(|error| ConfigError { what: format!("{}, {}", path.display(), error.what), ..error })
-}
-
-/// Parses a configuration file's text.
-///
-/// # Errors
-/// As [`read`].
-pub fn parse(text: &str) -> Result<ConfigFile, ConfigError> {
-    let file: ConfigFile = serde_saphyr::from_str(text).map_err(|error| {
-        let remedy = "write each key in its form: unknown ones and other types are refused";
-        ConfigError::new("--config", in_its_line(&error, text), remedy)
-    })?;
-    let say = format!("begin the file with `apiVersion: {API_VERSION}` and `kind: {KIND}`");
-    for (field, given, wanted) in [("apiVersion", &file.api_version, API_VERSION), ("kind", &file.kind, KIND)]
-    {
-        match given.as_deref() {
-            Some(given) if given == wanted => {}
-            Some(given) => {
-                return Err(ConfigError::new(field, format_args!("{given:?} is not {wanted:?}"), say));
-            }
-            None => return Err(ConfigError::new(field, "missing", say)),
-        }
-    }
-    Ok(file)
-}
-
-/// The parser's words and the line they are about: a wrong value's message does not name its key.
-fn in_its_line(error: &serde_saphyr::Error, text: &str) -> String {
-    let words = error.without_snippet().to_string();
-    let words = words.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    let line = error.location().and_then(|at| usize::try_from(at.line()).ok());
-    match line.and_then(|line| text.lines().nth(line.checked_sub(1)?)) {
-        Some(line) if !line.trim().is_empty() => format!("{words} (in `{}`)", line.trim()),
-        Some(_) | None => words,
     }
 }

@@ -34,7 +34,7 @@ const MAX_REPLIES: u32 = 1_000_000;
 /// A label of the DNS subdomain a node is named by has at most 63 bytes, the whole 253.
 const MAX_NODE_NAME: usize = 253;
 
-type Checked<T> = Result<T, ConfigError>;
+pub(super) type Checked<T> = Result<T, ConfigError>;
 
 /// A name the kernel takes for a device and that is safe in a path.
 pub(super) fn device(name: String) -> Checked<String> {

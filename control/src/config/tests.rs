@@ -1,4 +1,4 @@
-use super::file::parse;
+use super::read::parse;
 use super::*;
 
 fn machine() -> Machine {
@@ -39,6 +39,10 @@ fn every_key_has_its_default() {
             return_path: ReturnPath::ConnMark,
             marks: Marks { packet: 0x1000, original: 0x2000 },
             detect_local: DetectLocal::ClusterCidr(vec![]),
+            node_port_addresses: NodePortAddresses::Primary,
+            node_port_range: (30_000, 32_767),
+            rules: Rules::default(),
+            node: Node::default(),
             masquerade_all: false,
             tcp_loose: false,
             reject_with_rst: false,
@@ -69,6 +73,10 @@ snatAddresses: [192.0.2.1, '2001:db8::1']
 returnPath: masquerade
 marks: {packet: 0x100000, original: 1}
 detectLocal: {mode: clusterCIDR, clusterCIDRs: [10.244.0.0/16]}
+nodePortAddresses: [192.168.0.0/16, 'fd00::/8']
+nodePortRange: 20000-20999
+externalIPs: {allow: [203.0.113.0/24]}
+node: {name: n1, addresses: [192.168.0.2, 'fd00::2'], labels: {topology.kubernetes.io/zone: a, other: b}}
 masqueradeAll: true
 tcpLoose: true
 rejectWith: rst
@@ -102,6 +110,51 @@ drainSeconds: 0
     assert_eq!(config.marks, Marks { packet: 0x10_0000, original: 1 });
     assert_eq!(config.detect_local, DetectLocal::ClusterCidr(vec![("10.244.0.0".parse().unwrap(), 16)]));
     assert!(config.fabric().masquerade_all);
+    let reserved = config.fabric().reserved_ports;
+    assert!(reserved.contains(20_999) && !reserved.contains(30_000));
+    assert!(config.rules.external_ips.contains("203.0.113.9".parse().unwrap()));
+    let addresses = ["192.168.0.2", "fd00::2"].map(|addr| addr.parse().unwrap()).to_vec();
+    let node = Node { name: "n1".into(), zone: Some("a".into()), addresses, ..Node::default() };
+    assert_eq!(config.node, node);
+    let cidrs = [("192.168.0.0", 16), ("fd00::", 8)].map(|(addr, len)| (addr.parse().unwrap(), len)).to_vec();
+    assert_eq!(config.node_port_addresses, NodePortAddresses::Cidrs(cidrs));
+}
+
+#[test]
+fn a_cluster_cidr_is_one_text_or_a_list() {
+    let both = vec![("10.244.0.0".parse().unwrap(), 16), ("fd00:244::".parse().unwrap(), 48)];
+    for lines in [
+        "clusterCIDR: '10.244.0.0/16,fd00:244::/48'\n",
+        "clusterCIDR: '10.244.0.0/16, fd00:244::/48'\n",
+        "clusterCIDR: [10.244.0.0/16, 'fd00:244::/48']\n",
+        "detectLocal: {clusterCIDRs: [10.244.0.0/16, 'fd00:244::/48']}\n",
+    ] {
+        assert_eq!(config(lines).unwrap().detect_local, DetectLocal::ClusterCidr(both.clone()), "{lines}");
+    }
+    assert_eq!(config("clusterCIDR: ''\n").unwrap().detect_local, DetectLocal::ClusterCidr(vec![]));
+    let wrong = refused;
+    assert_eq!(
+        wrong("clusterCIDR: 10.244.0.0/16\ndetectLocal: {mode: nodeCIDR}\n", "detectLocal"),
+        "clusterCIDR"
+    );
+    assert_eq!(wrong("clusterCIDR: [10.0.0.0/8, 11.0.0.0/8]\n", "second"), "detectLocal.clusterCIDRs[1]");
+}
+
+#[test]
+fn what_the_cluster_is_like_is_checked() {
+    for (lines, says, field) in [
+        ("nodePortRange: many\n", "range", "nodePortRange"),
+        ("nodePortRange: 10-9\n", "range", "nodePortRange"),
+        ("nodePortRange: 0-9\n", "range", "nodePortRange"),
+        ("nodePortAddresses: [all]\n", "CIDR", "nodePortAddresses[0]"),
+        ("externalIPs: {allow: [0.0.0.0/0, everything]}\n", "CIDR", "externalIPs.allow[1]"),
+        ("node: {addresses: [here]}\n", "address", "node.addresses[0]"),
+        ("nodeName: a\nnode: {name: b}\n", "nodeName", "node.name"),
+    ] {
+        assert_eq!(refused(lines, says), field, "{lines}");
+    }
+    let named = config("node: {name: n2}\n").unwrap();
+    assert_eq!(named.node_name, "n2");
 }
 
 #[test]
@@ -125,7 +178,7 @@ fn another_kind_of_file_is_refused() {
     assert_eq!(field("apiVersion: tunway.dev/v1alpha1\n"), "kind");
     assert_eq!(field("apiVersion: v1\nkind: Config\n"), "apiVersion");
     assert_eq!(field("apiVersion: tunway.dev/v1alpha1\nkind: Service\n"), "kind");
-    let error = file::read(Path::new("/nonexistent/tunway.yaml")).unwrap_err();
+    let error = read::read(Path::new("/nonexistent/tunway.yaml")).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/tunway.yaml"), "{error}");
 }
 
@@ -221,7 +274,7 @@ fn a_file_that_cannot_be_understood_is_refused_in_one_line_with_its_place() {
         ("kind: Config\n".to_owned(), "missing"),
     ] {
         std::fs::write(&path, text).unwrap();
-        let said = file::read(&path).unwrap_err().to_string();
+        let said = read::read(&path).unwrap_err().to_string();
         assert!(said.contains(says) && said.contains("tunway.yaml") && !said.contains('\n'), "{said}");
     }
 }

@@ -9,6 +9,7 @@ use dataplane::service::{Fabric, LocalMap, Place, ReturnPath};
 
 use crate::config::Config;
 use crate::config::detect::DetectLocal;
+use crate::config::node_ports::NodePortAddresses;
 use crate::desired::Desired;
 use crate::model::{Node, Problem};
 use crate::node::Surroundings;
@@ -18,6 +19,9 @@ use crate::node::Surroundings;
 pub struct Parts {
     configured: Fabric,
     detect: DetectLocal,
+    node_ports: NodePortAddresses,
+    /// Stands for our Node where the source has none.
+    configured_node: Node,
     here: Surroundings,
 }
 
@@ -28,6 +32,8 @@ impl Parts {
         Self {
             configured: config.fabric(),
             detect: config.detect_local.clone(),
+            node_ports: config.node_port_addresses.clone(),
+            configured_node: config.node.clone(),
             here: Surroundings::default(),
         }
     }
@@ -44,6 +50,9 @@ impl Parts {
         fabric.service_cidrs = self.service_cidrs(desired).into_iter().collect();
         if fabric.return_path == ReturnPath::ConnMark {
             fabric.local = Arc::new(local_map(&self.detect, &self.here, desired.node()));
+            let node =
+                if desired.node().addresses.is_empty() { &self.configured_node } else { desired.node() };
+            fabric.node_addresses = self.node_ports.accepted(node, &self.here.hosts);
         }
         fabric
     }
@@ -128,7 +137,13 @@ mod tests {
             ((ip("0.0.0.0"), 0), false),
             ((ip("fd00:244:1::"), 64), true),
         ];
-        Parts { configured, detect, here: Surroundings { hosts, routes } }
+        Parts {
+            configured,
+            detect,
+            node_ports: NodePortAddresses::Primary,
+            configured_node: Node::default(),
+            here: Surroundings { hosts, routes },
+        }
     }
 
     fn places(detect: DetectLocal, node: &Node) -> (Vec<Place>, [bool; 2]) {

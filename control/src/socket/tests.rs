@@ -40,6 +40,7 @@ fn fake(query: &Query) -> Answer {
             ..Counters::default()
         }),
         Query::Status => Answer::Status(Status { ready: true, ..Status::default() }),
+        Query::Explain(_) => Answer::Explanation(None),
     }
 }
 

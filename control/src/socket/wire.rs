@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::explain::{Explanation, Question};
+
 /// What may be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Query {
@@ -21,6 +23,8 @@ pub enum Query {
     Counters,
     /// `GET /v1/status`
     Status,
+    /// `GET /v1/explain?src=ADDRESS&sport=N&dst=ADDRESS&dport=N&proto=TCP&inInterface=NAME`
+    Explain(Question),
 }
 
 /// What is answered.
@@ -35,6 +39,8 @@ pub enum Answer {
     Counters(Counters),
     /// To [`Query::Status`].
     Status(Status),
+    /// To [`Query::Explain`]; none before there is anything served.
+    Explanation(Option<Explanation>),
 }
 
 /// A part of the flow table.
@@ -219,7 +225,10 @@ impl Query {
             "/v1/services" => Ok(Self::Services),
             "/v1/counters" => Ok(Self::Counters),
             "/v1/status" => Ok(Self::Status),
-            _ => Err("ask for /v1/flows, /v1/services, /v1/counters or /v1/status".to_owned()),
+            "/v1/explain" => {
+                Question::from_query_string(query).map(Self::Explain).map_err(|error| error.to_string())
+            }
+            _ => Err("ask for /v1/flows, /v1/services, /v1/counters, /v1/status or /v1/explain".to_owned()),
         }
     }
 
@@ -248,6 +257,7 @@ impl Query {
             Self::Services => "/v1/services".to_owned(),
             Self::Counters => "/v1/counters".to_owned(),
             Self::Status => "/v1/status".to_owned(),
+            Self::Explain(question) => format!("/v1/explain?{}", question.query_string()),
         }
     }
 }
@@ -272,6 +282,7 @@ mod tests {
             Query::Services,
             Query::Counters,
             Query::Status,
+            Query::Explain(Question::of("fd00::1", "[fd00::2]:80", "tcp", Some("eth0")).unwrap()),
         ];
         for query in queries {
             let uri = query.uri();

@@ -1,0 +1,82 @@
+//! What the cluster is like and what its Services may have: the values that are not about this process.
+
+use dataplane::service::Prefixes;
+
+use super::ConfigError;
+use super::file::{DetectLocalFile, ExternalIpsFile, NodeFile, OneOrMany};
+use super::rules::{Checked, parse_cidr};
+use crate::compile::Rules;
+use crate::model::node::ZONE_LABEL;
+use crate::model::{Node, ip};
+
+/// `clusterCIDR` is short for a `detectLocal`.
+pub(super) fn detect_local(
+    given: Option<DetectLocalFile>,
+    short: Option<OneOrMany>,
+) -> Checked<DetectLocalFile> {
+    match (given, short) {
+        (Some(_), Some(_)) => Err(ConfigError::new(
+            "clusterCIDR",
+            "beside detectLocal, for which it is short",
+            "keep one of them: detectLocal.clusterCIDRs says the same",
+        )),
+        (Some(given), None) => Ok(given),
+        (None, Some(short)) => {
+            Ok(DetectLocalFile { cluster_cidrs: Some(short.parts()), ..DetectLocalFile::default() })
+        }
+        (None, None) => Ok(DetectLocalFile::default()),
+    }
+}
+
+/// The API server's default.
+const NODE_PORT_RANGE: (u16, u16) = (30_000, 32_767);
+
+/// `first-last`.
+pub(super) fn node_port_range(given: Option<&str>) -> Checked<(u16, u16)> {
+    let Some(text) = given else { return Ok(NODE_PORT_RANGE) };
+    let parsed = text.split_once('-').and_then(|(first, last)| {
+        Some((first.trim().parse::<u16>().ok()?, last.trim().parse::<u16>().ok()?))
+    });
+    parsed.filter(|(first, last)| *first > 0 && first <= last).ok_or_else(|| {
+        ConfigError::new("nodePortRange", format_args!("{text:?} is no range of ports"), "as 30000-32767")
+    })
+}
+
+/// External IPs that Services may have.
+pub(super) fn external_ips(given: ExternalIpsFile) -> Checked<Rules> {
+    let mut allowed = Vec::new();
+    for (at, text) in given.allow.unwrap_or_default().iter().enumerate() {
+        let cidr = parse_cidr(text).ok_or_else(|| {
+            let field = format!("externalIPs.allow[{at}]");
+            ConfigError::new(
+                field,
+                format_args!("{text:?} is no CIDR"),
+                "as 203.0.113.0/24, or 0.0.0.0/0 for all",
+            )
+        })?;
+        allowed.push(cidr);
+    }
+    // Each was checked just now.
+    Ok(Rules { external_ips: Prefixes::new(&allowed).unwrap_or_default() })
+}
+
+/// A node that is only thought of. `name` is what `nodeName` says, if that was given.
+pub(super) fn node(given: NodeFile, name: Option<&str>) -> Checked<Node> {
+    if let (Some(own), Some(name)) = (given.name.as_deref(), name)
+        && own != name
+    {
+        let what = format_args!("{own:?}, but nodeName is {name:?}").to_string();
+        return Err(ConfigError::new("node.name", what, "give one of them, or the same"));
+    }
+    let mut addresses = Vec::new();
+    for (at, text) in given.addresses.unwrap_or_default().iter().enumerate() {
+        let addr = ip::parse(text).ok_or_else(|| {
+            let field = format!("node.addresses[{at}]");
+            ConfigError::new(field, format_args!("{text:?} is no address"), "as 192.168.0.2")
+        })?;
+        addresses.push(addr);
+    }
+    let zone = given.labels.unwrap_or_default().remove(ZONE_LABEL).filter(|zone| !zone.is_empty());
+    let name = given.name.as_deref().or(name).unwrap_or_default().to_owned();
+    Ok(Node { name, zone, addresses, pod_cidrs: Vec::new() })
+}

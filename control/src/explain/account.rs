@@ -1,0 +1,118 @@
+//! Which endpoints a service port has, each with why it takes new flows or not, and how one of them would be picked.
+
+use std::net::IpAddr;
+
+use dataplane::packet::tuple::Family;
+use dataplane::service::{Selector, Service, Set, Sticky};
+
+use super::steps::Steps;
+use super::{Ground, key_of};
+use crate::categorize::{Fate, Topology};
+use crate::compile::{Candidate, Outcome};
+
+/// Tells of every endpoint. `asked` is the set the flow's endpoint comes from, when it gets one.
+pub(super) fn tell(ground: &Ground<'_>, service: &Service, asked: Option<Set>, steps: &mut Steps<'_>) {
+    let (key, port) = key_of(&service.name);
+    let family = Family::of(service.cluster_ip);
+    let Some(account) = ground.compiler.account(ground.desired, &key, port, service.port.proto, family)
+    else {
+        return;
+    };
+    let node = ground.desired.node();
+    match account.topology.filter(|_| asked != Some(Set::Local)) {
+        Some(Topology::SameNode) => steps.push(
+            format!("Service {key}"),
+            "endpoints[].hints.forNodes",
+            format!("every ready endpoint is hinted for nodes, some for {}: these are used", node.name),
+        ),
+        Some(Topology::SameZone) => steps.push(
+            format!("Node {}", node.name),
+            "metadata.labels[topology.kubernetes.io/zone]",
+            format!(
+                "every ready endpoint is hinted for zones, some for {}: these are used",
+                node.zone.as_deref().unwrap_or_default()
+            ),
+        ),
+        Some(Topology::Everywhere) | None => {}
+    }
+    if account.candidates.is_empty() {
+        let what = "no EndpointSlice names an endpoint for this port";
+        steps.push(format!("Service {key}"), "", what);
+    }
+    for candidate in &account.candidates {
+        tell_of(candidate, asked, steps);
+    }
+}
+
+fn tell_of(candidate: &Candidate, asked: Option<Set>, steps: &mut Steps<'_>) {
+    let pod = candidate.target.as_deref().map(|pod| format!(" ({pod})")).unwrap_or_default();
+    let name = format!("{}{pod}", candidate.at);
+    match &candidate.outcome {
+        Outcome::Refused(why) => steps.push(
+            candidate.object.clone(),
+            "endpoints[].addresses",
+            format!("{name}: left out, the address {why}"),
+        ),
+        Outcome::Superseded => steps.push(
+            candidate.object.clone(),
+            "endpoints[].conditions",
+            format!("{name}: left out, a running endpoint or a later slice has the same address and port"),
+        ),
+        Outcome::Sorted(fates) => {
+            for (set, fate) in fates.iter().filter(|(set, _)| asked.is_none_or(|asked| asked == *set)) {
+                let (field, kept, why) = in_words(*fate);
+                let of =
+                    if asked.is_some() { String::new() } else { format!(" in the {} set", set_name(*set)) };
+                let word = if kept { "kept" } else { "left out" };
+                steps.push(candidate.object.clone(), field, format!("{name}: {word}{of}, {why}"));
+            }
+        }
+    }
+}
+
+const fn set_name(set: Set) -> &'static str {
+    match set {
+        Set::Cluster => "cluster",
+        Set::Local => "local",
+    }
+}
+
+/// The field, whether the endpoint is in, and why.
+const fn in_words(fate: Fate) -> (&'static str, bool, &'static str) {
+    match fate {
+        Fate::Ready => ("endpoints[].conditions.ready", true, "it is ready"),
+        Fate::Fallback => (
+            "endpoints[].conditions.serving",
+            true,
+            "it is terminating and still serves, and no endpoint is ready",
+        ),
+        Fate::Unusable => {
+            ("endpoints[].conditions.ready", false, "it is not ready, nor serving while it terminates")
+        }
+        Fate::Terminating => {
+            ("endpoints[].conditions.terminating", false, "it is terminating, and others are ready")
+        }
+        Fate::HintedElsewhere => ("endpoints[].hints", false, "its hints are for elsewhere"),
+        Fate::Remote => ("endpoints[].nodeName", false, "it runs on another node"),
+    }
+}
+
+/// Tells how one of the set would be picked.
+pub(super) fn tell_choice(service: &Service, client: IpAddr, steps: &mut Steps<'_>) {
+    let object = format!("Service {}", key_of(&service.name).0);
+    if let Some(seconds) = service.affinity.as_ref().map(Sticky::seconds) {
+        let what = format!(
+            "ClientIP, {seconds} s: {client} gets the endpoint it had, if it had one not longer ago and that is still among these"
+        );
+        steps.push(object.clone(), "spec.sessionAffinity", what);
+    }
+    steps.push(object, "", format!("one of these is picked {}", how(service.selector)));
+}
+
+/// How a selector picks.
+fn how(selector: Selector) -> &'static str {
+    match selector {
+        Selector::Random => "at random, each as likely as the others",
+        _ => "by its own rule",
+    }
+}

@@ -1,0 +1,117 @@
+//! A world out of manifests, on a node that need not exist.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dataplane::service::{BuildError, Snapshot, World};
+
+use super::{Explanation, Ground, Question, explain};
+use crate::compile::{Compiler, Rules};
+use crate::config::detect::DetectLocal;
+use crate::desired::Desired;
+use crate::model::{Node, Problem};
+use crate::node::Surroundings;
+use crate::run::fabric::Parts;
+use crate::source::Event;
+use crate::source::manifests;
+
+/// A node as the configuration describes it.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Its name, addresses and zone. What is empty here is taken from its Node object, if the manifests have it.
+    pub node: Node,
+    /// What snapshots know besides Services, as far as it is configured.
+    pub parts: Parts,
+    /// What Services may have.
+    pub rules: Rules,
+    /// How local pods are told.
+    pub detect: DetectLocal,
+}
+
+/// Manifests, compiled.
+#[derive(Debug)]
+pub struct Offline {
+    desired: Desired,
+    compiler: Compiler,
+    world: Arc<World>,
+    detect: DetectLocal,
+}
+
+/// Why manifests make no world.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OfflineError {
+    /// The directory cannot be read.
+    #[error("cannot read the manifests in {path}: {source}")]
+    Manifests {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// What was configured contradicts itself, or the objects do.
+    #[error("the objects make no world: {0}")]
+    Build(#[from] BuildError),
+    /// Nothing came of a complete list, which is a bug.
+    #[error("the objects made no world")]
+    Nothing,
+}
+
+impl Offline {
+    /// Reads a directory, takes its objects as an API server would hold them, and compiles them for this node.
+    ///
+    /// # Errors
+    /// The directory cannot be read, or what is configured cannot be.
+    pub fn load(directory: &Path, site: Site) -> Result<Self, OfflineError> {
+        let mut desired = Desired::new(&site.node.name);
+        let events = manifests::read_once(directory, &site.node.name)
+            .map_err(|source| OfflineError::Manifests { path: directory.to_owned(), source })?;
+        events.into_iter().for_each(|event| desired.apply(event));
+        let node = over(site.node, desired.node());
+        desired.apply(Event::Node(Box::new(node.clone())));
+
+        let mut parts = site.parts;
+        parts.surround(Surroundings { hosts: node.addresses.iter().copied().collect(), routes: Vec::new() });
+        let mut compiler = Compiler::new(parts.fabric(&desired));
+        compiler.set_rules(site.rules);
+        // No flow is older than this world.
+        let world = compiler.compile(&mut desired, &mut || 1)?.ok_or(OfflineError::Nothing)?;
+        Ok(Self { desired, compiler, world, detect: site.detect })
+    }
+
+    /// Explains what a new flow would get here.
+    #[must_use]
+    pub fn explain(&self, question: &Question) -> Option<Explanation> {
+        let World::Ready(world) = &*self.world else { return None };
+        Some(explain(&self.ground(world), question))
+    }
+
+    /// What is wrong with the objects.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.desired.problems().values().chain(self.compiler.problems().values()).flatten()
+    }
+
+    fn ground<'a>(&'a self, world: &'a Snapshot) -> Ground<'a> {
+        let Self { desired, compiler, detect, .. } = self;
+        Ground { world, desired, compiler, detect }
+    }
+}
+
+/// What is configured of a node, else what its object says.
+fn over(configured: Node, object: &Node) -> Node {
+    Node {
+        name: configured.name,
+        zone: configured.zone.or_else(|| object.zone.clone()),
+        addresses: if configured.addresses.is_empty() {
+            object.addresses.clone()
+        } else {
+            configured.addresses
+        },
+        pod_cidrs: if configured.pod_cidrs.is_empty() {
+            object.pod_cidrs.clone()
+        } else {
+            configured.pod_cidrs
+        },
+    }
+}
