@@ -16,6 +16,7 @@ use std::net::IpAddr;
 
 pub use self::cleanup::cleanup;
 pub use self::firewall::FirewallError;
+pub use self::frontends::LocalFrontends;
 pub use self::host::Host;
 pub use self::local::{Lookout, Surroundings};
 pub use self::preflight::preflight;
@@ -28,6 +29,7 @@ use self::view::HostView;
 mod cleanup;
 mod device;
 mod firewall;
+mod frontends;
 mod host;
 mod local;
 pub(crate) mod netlink;
@@ -57,6 +59,8 @@ pub struct HostConfig {
     pub forward_accept: bool,
     /// Flows of both tables together.
     pub max_flows: u64,
+    /// The node ports' range, both ends inside: the kernel's masquerading draws no port from it.
+    pub node_port_range: (u16, u16),
 }
 
 /// The bits tunway keeps for itself in the marks of packets and connections, each a single one.

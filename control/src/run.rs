@@ -165,6 +165,7 @@ pub fn host_config(config: &Config) -> HostConfig {
         take_over: config.take_over,
         forward_accept: config.forward_accept,
         max_flows: u64::from(config.max_flows_v4) + u64::from(config.max_flows_v6),
+        node_port_range: config.node_port_range,
     }
 }
 

@@ -13,6 +13,8 @@ mod connmark;
 mod connmark_preflight;
 #[path = "root/host.rs"]
 mod host;
+#[path = "root/local.rs"]
+mod local;
 #[path = "root/lookout.rs"]
 mod lookout;
 #[path = "root/loops.rs"]
@@ -81,6 +83,11 @@ fn main() -> ExitCode {
         ("connmark::a_restart_writes_nothing", connmark::a_restart_writes_nothing),
         ("connmark::other_bits_and_no_bits_replace_the_old_ones", connmark::other_bits_replace_the_old_ones),
         ("connmark::cleanup_leaves_nothing", connmark::cleanup_leaves_nothing),
+        ("local::addresses_of_this_host_are_served_and_given_back", local::served_and_given_back),
+        ("local::whatever_is_taken_away_comes_back", local::taken_away_comes_back),
+        ("local::a_restart_goes_on_serving", local::restart_goes_on),
+        ("local::from_every_step_there_is_a_way_back", local::every_step_has_a_way_back),
+        ("local::nothing_is_lost_while_the_local_table_moves", local::nothing_is_lost),
         ("connmark::every_fault_is_named", connmark_preflight::every_fault_is_named),
         ("connmark::without_nft_it_is_refused", connmark_preflight::without_nft_it_is_refused),
         ("connmark::what_cannot_be_set_is_said", connmark_preflight::what_cannot_be_set_is_said),

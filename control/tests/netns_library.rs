@@ -193,6 +193,7 @@ async fn host_plan_inside() {
         take_over: false,
         forward_accept: false,
         max_flows: 1024,
+        node_port_range: (30_000, 32_767),
     };
     let found = node::preflight(&config).await;
     assert!(found.iter().all(|finding| !finding.fatal), "{found:?}");

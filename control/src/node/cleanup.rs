@@ -13,15 +13,16 @@ use rtnetlink::packet_route::link::LinkMessage;
 use super::host::refused;
 use super::netlink::{Change, Netlink, is_absent};
 use super::plan::{self, MARK_TABLE, OurRule, PROTOCOL, TABLE};
-use super::rt::Family;
+use super::rt::{Family, Rule};
 use super::{HostConfig, NodeError, device, steer};
 
 /// Where an instance keeps its lock and its socket, and its flow table if nothing else is configured: `DEVICE.*`.
 const RUN_DIR: &str = "/run/tunway";
 
 /// Takes everything of ours away, also what an earlier process left: rule 110 first (no packet comes any more), then
-/// routes, the nftables rules, the other rules, the firewall's accepts, the device with its address, and the files. Says what was
-/// removed; an empty list means there was nothing.
+/// routes, the nftables rules, the other rules (rule 0 is back before the one that stood for it goes), the firewall's
+/// accepts, the device with its address, and the files. Says what was removed; an empty list means there was nothing.
+/// Rules and routes of a tunway on another device stay.
 ///
 /// # Errors
 /// An instance holds the device, or the kernel refuses something; what was removed before stays removed, and the
@@ -31,14 +32,17 @@ pub async fn cleanup(config: &HostConfig) -> Result<Vec<String>, NodeError> {
     let lock = lock(&config.device)?;
     let mut netlink = Netlink::open().map_err(refused("open a netlink socket"))?;
     let mut removed = Vec::new();
-    remove_rule(&mut netlink, OurRule::Lookup, config, &mut removed)?;
-    for table in [TABLE, MARK_TABLE] {
-        remove_routes(&mut netlink, table, config, &mut removed)?;
-    }
-    removed.extend(steer::remove(&config.device)?);
-    remove_mark_rules(&mut netlink, config, &mut removed)?;
-    for rule in [OurRule::Skip, OurRule::End] {
-        remove_rule(&mut netlink, rule, config, &mut removed)?;
+    if !belongs_to_another(&mut netlink, config)? {
+        remove_rule(&mut netlink, OurRule::Lookup, config, &mut removed)?;
+        for table in [TABLE, MARK_TABLE] {
+            remove_routes(&mut netlink, table, config, &mut removed)?;
+        }
+        removed.extend(steer::remove(&config.device)?);
+        put_rule_zero_back(&mut netlink, config, &mut removed)?;
+        remove_mark_rules(&mut netlink, config, &mut removed)?;
+        for rule in [OurRule::SkipMark, OurRule::Local, OurRule::Skip, OurRule::End] {
+            remove_rule(&mut netlink, rule, config, &mut removed)?;
+        }
     }
     match config.firewall().remove_ours() {
         Ok(rules) => removed.extend(rules),
@@ -102,7 +106,39 @@ fn remove_rule(
     Ok(())
 }
 
-/// Rule 105, with whatever bit it was made.
+/// The rules on this host are those of a tunway on another device.
+fn belongs_to_another(netlink: &mut Netlink, config: &HostConfig) -> Result<bool, NodeError> {
+    for family in Family::ALL {
+        let rules = netlink.rules(family).map_err(refused("read the rules"))?;
+        let ours = rules.iter().filter(|rule| rule.protocol == PROTOCOL && rule.preference == 100);
+        if let Some(device) = ours.filter_map(|rule| rule.input.as_deref()).next() {
+            return Ok(device != config.device);
+        }
+    }
+    Ok(false)
+}
+
+/// Before our rule for the local table goes there is another one.
+fn put_rule_zero_back(
+    netlink: &mut Netlink,
+    config: &HostConfig,
+    removed: &mut Vec<String>,
+) -> Result<(), NodeError> {
+    for family in Family::ALL {
+        let rules = netlink.rules(family).map_err(refused("read the rules"))?;
+        let ours = |rule: &Rule| OurRule::Local.is(rule, &config.device) && rule.protocol == PROTOCOL;
+        let others = rules.iter().any(|rule| plan::looks_up_local(rule) && !ours(rule));
+        if rules.iter().any(ours) && !others {
+            let text = format!("rule 0: lookup local ({})", plan::family_name(family));
+            let (message, flags) = plan::add_rule_zero(family);
+            netlink.change(message, flags).map_err(refused(&format!("put {text} back")))?;
+            removed.push(format!("(back) {text}"));
+        }
+    }
+    Ok(())
+}
+
+/// Rules 50 and 105, with whatever bit they were made.
 fn remove_mark_rules(
     netlink: &mut Netlink,
     config: &HostConfig,

@@ -15,10 +15,11 @@ use super::rt::{Family, Link, Prefix, Rule};
 use super::steer::{self, Steer};
 use super::view::HostView;
 use super::watch::{Hint, Interest, Watch};
-use super::{HostConfig, NodeError, device, open_forward, snat_faults};
+use super::{HostConfig, LocalFrontends, NodeError, device, open_forward, snat_faults};
 
 pub(super) use self::marks::inputs;
 
+mod local;
 mod marks;
 
 /// The plan in place: watched and repaired.
@@ -36,6 +37,9 @@ pub struct Host {
     vips: Option<BTreeSet<IpAddr>>,
     /// They were, the last time: nothing was refused.
     attracted: bool,
+    /// What is served at addresses of this host, and whether nothing of it was refused the last time.
+    local: LocalFrontends,
+    served: bool,
     /// Addresses of this host, as last seen.
     own: BTreeSet<IpAddr>,
     /// When to look at the host because something happened, and when at the latest.
@@ -77,6 +81,8 @@ impl Host {
             }
             None
         };
+        // What an earlier process served goes on until somebody says what is served now.
+        let local = steer.as_ref().map(Steer::found).transpose()?.unwrap_or_default();
         let now = Instant::now();
         let mut host = Self {
             config,
@@ -86,6 +92,8 @@ impl Host {
             steer,
             vips: None,
             attracted: false,
+            local,
+            served: false,
             own: BTreeSet::new(),
             due: None,
             next_look: now + LOOK_EVERY,
@@ -104,8 +112,8 @@ impl Host {
     /// Routes for the Service CIDRs and for exactly those of `vips` that lie outside them; rule 110 last, the first
     /// time. New routes come before old ones go.
     ///
-    /// A virtual address that is an address of this host gets no route: its packets belong to the host
-    /// ([`Host::local_vips`] names them, and the log does).
+    /// A virtual address that is an address of this host gets no route, which would take all of it: with connection
+    /// marks [`Host::serve`] has its ports, without it is not served from here, and the log says so.
     ///
     /// # Errors
     /// The device is gone, or the kernel refuses something; the rest is done. The next call tries again, also with the
@@ -123,7 +131,8 @@ impl Host {
             self.converge().and_then(|mut work| work.fail())
         };
         self.attracted = outcome.is_ok();
-        for vip in self.local_vips().difference(&local_before) {
+        let unserved = self.local_vips().into_iter().filter(|_| self.config.connmark.is_none());
+        for vip in unserved.filter(|vip| !local_before.contains(vip)) {
             tracing::warn!(
                 %vip,
                 "a virtual address is an address of this host, which keeps its packets: it is not served from here"
@@ -312,6 +321,11 @@ struct Work {
 }
 
 impl Work {
+    /// It was made just now, or was there before.
+    fn done_or_had(&self, what: &str, had: bool) -> bool {
+        had || self.done.iter().any(|done| done == what)
+    }
+
     fn note(&mut self, what: String, outcome: io::Result<()>) {
         match outcome {
             Ok(()) => self.done.push(what),

@@ -1,8 +1,12 @@
 //! What we want the kernel to have, and the difference to what it has: rules and routes. Pure.
 //!
 //! ```text
+//!   0  lookup local          the kernel's; away while addresses of this host are served
+//!  40  iif DEVICE goto 60    while they are: what we emit goes past 50
+//!  50  fwmark M/M lookup 7702   while they are: before the local table, which has these addresses
+//!  60  lookup local          while they are: in the place of 0
 //! 100  iif DEVICE goto 200   what we emit goes past 105 and 110 to whatever else the host has
-//! 105  fwmark M/M lookup 7702   with connection marks: replies → DEVICE
+//! 105  fwmark M/M lookup 7702   else, with connection marks: replies → DEVICE
 //! 110  lookup 7701           Service CIDRs, other virtual addresses, SNAT addresses → DEVICE
 //! 200  nop                   where 100 goes
 //! ```
@@ -27,6 +31,8 @@ use crate::model::ip::{contains, network};
 pub(crate) const TABLE: u32 = 7701;
 /// Where marked packets are routed: a default route to the device, and nothing else.
 pub(crate) const MARK_TABLE: u32 = 7702;
+/// `RT_TABLE_LOCAL`.
+const LOCAL_TABLE: u32 = 255;
 /// The routing protocol number on everything of ours, so that it can be told from other people's.
 pub(crate) const PROTOCOL: u8 = 77;
 
@@ -39,6 +45,12 @@ pub(crate) enum OurRule {
     Skip,
     /// 105 `fwmark BIT/BIT lookup 7702`.
     Mark(u32),
+    /// 40 `iif DEVICE goto 60`.
+    SkipMark,
+    /// 50 `fwmark BIT/BIT lookup 7702`.
+    EarlyMark(u32),
+    /// 60 `lookup local`.
+    Local,
     /// 110 `lookup 7701`.
     Lookup,
 }
@@ -65,6 +77,9 @@ impl OurRule {
     /// Its `ip rule` preference.
     pub(crate) fn preference(self) -> u32 {
         match self {
+            Self::SkipMark => 40,
+            Self::EarlyMark(_) => 50,
+            Self::Local => 60,
             Self::Skip => 100,
             Self::Mark(_) => 105,
             Self::Lookup => 110,
@@ -77,21 +92,32 @@ impl OurRule {
         let input = rule.input.as_deref();
         let looks_up = |table| rule.action == RuleAction::ToTable && rule.table == table && input.is_none();
         let (mark, does) = match self {
-            Self::Skip => {
-                let leads_on = rule.action == RuleAction::Goto && rule.goto == Some(200);
+            Self::Skip | Self::SkipMark => {
+                let leads_on = rule.action == RuleAction::Goto && rule.goto == self.target();
                 (None, leads_on && input == Some(device))
             }
-            Self::Mark(bit) => (Some((bit, bit)), looks_up(MARK_TABLE)),
+            Self::Mark(bit) | Self::EarlyMark(bit) => (Some((bit, bit)), looks_up(MARK_TABLE)),
+            Self::Local => (None, looks_up(LOCAL_TABLE)),
             Self::Lookup => (None, looks_up(TABLE)),
             Self::End => (None, rule.action == RuleAction::Nop && input.is_none()),
         };
         does && rule.preference == self.preference() && !rule.selective && rule.mark == mark
     }
 
-    /// Our rule 105 with whatever bit an earlier process had.
+    /// Our rule 50 or 105 with whatever bit an earlier process had.
     pub(crate) fn marked(rule: &Rule) -> Option<Self> {
-        let ours = Self::Mark(rule.mark?.0);
-        (rule.protocol == PROTOCOL && ours.is(rule, "")).then_some(ours)
+        let bit = rule.mark?.0;
+        let ours = [Self::Mark(bit), Self::EarlyMark(bit)].into_iter().find(|ours| ours.is(rule, ""));
+        ours.filter(|_| rule.protocol == PROTOCOL)
+    }
+
+    /// Where a `goto` goes.
+    const fn target(self) -> Option<u32> {
+        match self {
+            Self::Skip => Some(200),
+            Self::SkipMark => Some(60),
+            Self::Mark(_) | Self::EarlyMark(_) | Self::Local | Self::Lookup | Self::End => None,
+        }
     }
 
     /// The request that makes it.
@@ -108,7 +134,11 @@ impl OurRule {
     pub(crate) fn text(self, family: Family, device: &str) -> String {
         let words = match self {
             Self::Skip => format!("iif {device} goto 200"),
-            Self::Mark(bit) => format!("fwmark {bit:#x}/{bit:#x} lookup {MARK_TABLE}"),
+            Self::SkipMark => format!("iif {device} goto 60"),
+            Self::Mark(bit) | Self::EarlyMark(bit) => {
+                format!("fwmark {bit:#x}/{bit:#x} lookup {MARK_TABLE}")
+            }
+            Self::Local => "lookup local".to_owned(),
             Self::Lookup => format!("lookup {TABLE}"),
             Self::End => "nop".to_owned(),
         };
@@ -121,12 +151,16 @@ impl OurRule {
         message.attributes.push(RuleAttribute::Priority(self.preference()));
         message.attributes.push(RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)));
         match self {
-            Self::Skip => {
+            Self::Skip | Self::SkipMark => {
                 message.header.action = RuleAction::Goto;
                 message.attributes.push(RuleAttribute::Iifname(device.to_owned()));
-                message.attributes.push(RuleAttribute::Goto(200));
+                message.attributes.extend(self.target().map(RuleAttribute::Goto));
             }
-            Self::Mark(bit) => {
+            Self::Local => {
+                message.header.action = RuleAction::ToTable;
+                message.attributes.push(RuleAttribute::Table(LOCAL_TABLE));
+            }
+            Self::Mark(bit) | Self::EarlyMark(bit) => {
                 message.header.action = RuleAction::ToTable;
                 message.attributes.push(RuleAttribute::Table(MARK_TABLE));
                 message.attributes.push(RuleAttribute::FwMark(bit));
@@ -140,6 +174,38 @@ impl OurRule {
         }
         message
     }
+}
+
+/// The kernel's own rule 0, `lookup local`, or one just like it.
+pub(crate) fn is_rule_zero(rule: &Rule) -> bool {
+    rule.preference == 0 && looks_up_local(rule)
+}
+
+/// A rule that sends everything to the local table first.
+pub(crate) fn looks_up_local(rule: &Rule) -> bool {
+    let plain = rule.input.is_none() && rule.mark.is_none() && !rule.selective;
+    plain && rule.action == RuleAction::ToTable && rule.table == LOCAL_TABLE
+}
+
+/// The request that makes rule 0, as the kernel makes it.
+pub(crate) fn add_rule_zero(family: Family) -> Change {
+    let mut message = rule_zero(family);
+    message.attributes.push(RuleAttribute::Protocol(RouteProtocol::Kernel));
+    (RouteNetlinkMessage::NewRule(message), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+/// The request that removes rule 0, whoever made it.
+pub(crate) fn remove_rule_zero(family: Family) -> Change {
+    (RouteNetlinkMessage::DelRule(rule_zero(family)), 0)
+}
+
+fn rule_zero(family: Family) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = family.code();
+    message.header.action = RuleAction::ToTable;
+    message.attributes.push(RuleAttribute::Priority(0));
+    message.attributes.push(RuleAttribute::Table(LOCAL_TABLE));
+    message
 }
 
 /// The destinations of one family that must lead to the device: SNAT addresses always; Service CIDRs, and those of

@@ -164,7 +164,9 @@ fn forwarding_off(link: &Link, config: &HostConfig) -> Option<Finding> {
 fn foreign_rules(rules: &[Rule], config: &HostConfig) -> Vec<Finding> {
     let device = config.device.as_str();
     let mut ours = vec![OurRule::Skip, OurRule::Lookup, OurRule::End];
-    ours.extend(config.connmark.map(|marks| OurRule::Mark(marks.packet)));
+    if let Some(Marks { packet, .. }) = config.connmark {
+        ours.extend([OurRule::Mark(packet), OurRule::EarlyMark(packet), OurRule::SkipMark, OurRule::Local]);
+    }
     let mut findings = Vec::new();
     for rule in rules {
         let family = rule.family.ip_option();
@@ -172,7 +174,8 @@ fn foreign_rules(rules: &[Rule], config: &HostConfig) -> Vec<Finding> {
         let remedy = format!("ip {family} rule del preference {}", rule.preference);
         let is_ours = rule.protocol == PROTOCOL && ours.iter().any(|own| own.is(rule, device));
         // One left by a process with another return path or another bit: the start removes it.
-        if is_ours || OurRule::marked(rule).is_some() {
+        let left = |own: OurRule| rule.protocol == PROTOCOL && own.is(rule, device);
+        if is_ours || OurRule::marked(rule).is_some() || left(OurRule::SkipMark) || left(OurRule::Local) {
             continue;
         }
         if ours.iter().any(|own| own.preference() == rule.preference) {
@@ -185,7 +188,7 @@ fn foreign_rules(rules: &[Rule], config: &HostConfig) -> Vec<Finding> {
                     Finding::fatal(what, why, if whole { cleanup } else { remedy })
                 }
                 _ => {
-                    let why = "is somebody else's rule at a preference tunway needs (100, 105, 110 and 200)";
+                    let why = "is somebody else's rule at a preference tunway needs (40, 50, 60, 100, 105, 110 and 200)";
                     Finding::fatal(what, why, remedy)
                 }
             });

@@ -1,12 +1,13 @@
 //! Our nftables tables in the kernel: looked at, written whole in one transaction when they differ, taken away.
 //!
-//! All of it goes through the `nft` program, in JSON: the tables are small and rarely change, and nothing in them
-//! depends on Services or endpoints.
+//! All of it goes through the `nft` program, in JSON: the rules are few and rarely change. What follows Services is
+//! elements of sets, and these only for addresses of this host; they are changed alone.
 
 use std::path::PathBuf;
 
 use serde_json::Value;
 
+use super::LocalFrontends;
 use super::firewall::{self, FirewallError};
 use super::table::{self, Inputs, NAME, Table};
 
@@ -14,7 +15,7 @@ use super::table::{self, Inputs, NAME, Table};
 #[derive(Clone, Debug)]
 pub(crate) struct Steer {
     nft: PathBuf,
-    /// What a table was told to hold, and how this version of nft lists that, where the two differ.
+    /// What a table was told to hold besides elements, and how this version of nft lists that, where the two differ.
     dialect: Vec<(Table, Vec<Value>, Vec<Value>)>,
     /// What was in place after the last look.
     inputs: Option<Inputs>,
@@ -53,6 +54,30 @@ impl Steer {
         }
     }
 
+    /// The elements that are there, which an earlier process may have left.
+    pub(crate) fn found(&self) -> Result<LocalFrontends, FirewallError> {
+        let listed = self.list(Table::Inet)?.unwrap_or_default();
+        Ok(table::elements(&table::apart(&listed).1))
+    }
+
+    /// Changes the elements alone, in one transaction. Where the tables are not as they were left, the next look writes
+    /// them whole.
+    pub(crate) fn serve(&mut self, local: &LocalFrontends) -> Result<(), FirewallError> {
+        let Some(inputs) = &mut self.inputs else { return Ok(()) };
+        let commands = table::changed_elements(&inputs.local, local);
+        if commands.is_empty() {
+            return Ok(());
+        }
+        let refused = inputs.clone();
+        inputs.local.clone_from(local);
+        let inputs = inputs.clone();
+        if self.write(&[], &commands).is_err() {
+            // Somebody took a set or an element away.
+            return self.ensure(&inputs).map(drop).inspect_err(|_| self.inputs = Some(refused));
+        }
+        Ok(())
+    }
+
     /// Makes the tables what `inputs` want, if they are not, and says which it wrote or removed.
     pub(crate) fn ensure(&mut self, inputs: &Inputs) -> Result<Vec<String>, FirewallError> {
         self.inputs = None;
@@ -81,8 +106,10 @@ impl Steer {
         }
         for (table, wanted) in written {
             self.dialect.retain(|(of, ..)| *of != table);
-            if let Some(listed) = self.list(table)?.filter(|listed| *listed != wanted) {
-                self.dialect.push((table, wanted, listed));
+            let listed = self.list(table)?.unwrap_or_default();
+            let (told, said) = (table::apart(&wanted).0, table::apart(&listed).0);
+            if told != said {
+                self.dialect.push((table, told, said));
             }
         }
         self.inputs = Some(inputs.clone());
@@ -123,8 +150,11 @@ impl Steer {
 
     /// A listing stands for these contents: by itself, or because this version of nft lists them so.
     fn means(&self, table: Table, wanted: &[Value], listed: &[Value]) -> bool {
-        listed == wanted
-            || self.dialect.iter().any(|(of, told, said)| *of == table && told == wanted && said == listed)
+        let ((wanted, members), (listed, there)) = (table::apart(wanted), table::apart(listed));
+        let same = |(of, told, said): &(Table, Vec<Value>, Vec<Value>)| {
+            *of == table && *told == wanted && *said == listed
+        };
+        members == there && (listed == wanted || self.dialect.iter().any(same))
     }
 
     /// The contents of a table, canonical; `None` when there is no such table.

@@ -11,7 +11,7 @@
 //!   out    output       → steer: endpoints on this host, ICMP errors it makes
 //!   clear  forward      to DEVICE → packet &= ~M
 //!   leave  postrouting  the same; a SYN gets the path's MSS
-//!   post   srcnat - 10  to DEVICE → source as it is;  from the SNAT address → masquerade
+//!   post   srcnat - 10  to DEVICE → source as it is;  from the SNAT address → masquerade, no node port as its port
 //!   in     input        from DEVICE with the SNAT address → the node's address
 //! table bridge tunway
 //!   pre    prerouting   marked and not for the bridge itself → for the bridge itself
@@ -20,13 +20,16 @@
 //! `post`'s identity binding keeps a CNI's own masquerading away from what comes to us. In the bridge table a reply
 //! between two pods of one bridge is made to go up to the IP layer, which alone looks at the mark.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
+use dataplane::packet::tuple::Proto;
+use dataplane::service::SvcPort;
 use serde_json::{Value, json};
 
-use super::Marks;
 use super::rt::Family;
 use super::view::Bridge;
+use super::{LocalFrontends, Marks};
 
 /// The name of our tables; a host has one tunway.
 pub(crate) const NAME: &str = "tunway";
@@ -47,6 +50,9 @@ pub(crate) struct Inputs {
     /// The addresses host processes are seen with.
     pub(crate) node: Vec<IpAddr>,
     pub(crate) bridges: Vec<Bridge>,
+    pub(crate) node_port_range: (u16, u16),
+    /// The elements of the sets.
+    pub(crate) local: LocalFrontends,
 }
 
 impl Table {
@@ -132,6 +138,21 @@ pub(crate) fn canonical_contents(objects: impl IntoIterator<Item = Value>) -> Ve
     objects
 }
 
+/// Canonical contents apart: everything but the sets' elements, which follow Services, and these by set.
+pub(crate) fn apart(contents: &[Value]) -> (Vec<Value>, Vec<(Value, Value)>) {
+    let mut elements = Vec::new();
+    let frame = contents.iter().map(|object| {
+        let mut object = object.clone();
+        if let Some(set) = object.get_mut("set").and_then(Value::as_object_mut)
+            && let Some(members) = set.remove("elem")
+        {
+            elements.push((set.get("name").cloned().unwrap_or_default(), members));
+        }
+        object
+    });
+    (frame.collect(), elements)
+}
+
 fn canonical_value(value: Value) -> Value {
     match value {
         Value::Array(items) => Value::Array(items.into_iter().map(canonical_value).collect()),
@@ -170,13 +191,9 @@ fn inet(inputs: &Inputs) -> Vec<Value> {
     let steer = json!({"jump": {"target": "steer"}});
 
     let mut all = Vec::new();
-    for family in Family::ALL {
-        let node: Vec<&IpAddr> = inputs.node.iter().filter(|node| Family::of(**node) == family).collect();
-        all.push(set(&format!("node{}", digit(family)), &json!(address_type(family)), &json!(node)));
-        let frontend = json!([address_type(family), "inet_proto", "inet_service"]);
-        all.push(set(&format!("front{}", digit(family)), &frontend, &json!([])));
+    for (name, kind, members) in sets(&inputs.local) {
+        all.push(set(&name, &kind, &members));
     }
-    all.push(set("nodeports", &json!(["inet_proto", "inet_service"]), &json!([])));
 
     all.push(json!({"chain": {"family": "inet", "table": NAME, "name": "steer"}}));
     for (name, kind, hook, priority) in [
@@ -221,13 +238,102 @@ fn inet(inputs: &Inputs) -> Vec<Value> {
     for snat in &inputs.snat {
         let family = Family::of(*snat);
         let from_snat = equal(&payload(protocol(family), "saddr"), &json!(snat));
-        let masquerade = json!({"masquerade": {"flags": "fully-random"}});
-        all.push(table.rule("post", vec![from_snat.clone(), masquerade]));
+        for masquerade in masquerades(inputs.node_port_range) {
+            all.push(table.rule("post", [vec![from_snat.clone()], masquerade].concat()));
+        }
         if let Some(node) = inputs.node.iter().find(|node| Family::of(**node) == family) {
             let to_node = json!({"snat": {"family": protocol(family), "addr": node}});
             all.push(table.rule("in", vec![from_device.clone(), from_snat, to_node]));
         }
     }
+    all
+}
+
+/// Names, types and members of the sets.
+fn sets(local: &LocalFrontends) -> Vec<(String, Value, Vec<Value>)> {
+    let port = |port: &SvcPort| (port.proto.to_string().to_lowercase(), port.port);
+    let mut all = Vec::new();
+    for family in Family::ALL {
+        let of = |addr: &IpAddr| Family::of(*addr) == family;
+        let node = local.node_addresses.iter().filter(|addr| of(addr)).map(|addr| json!(addr)).collect();
+        all.push((format!("node{}", digit(family)), json!(address_type(family)), node));
+        let kind = json!([address_type(family), "inet_proto", "inet_service"]);
+        let fronts = local.frontends.iter().filter(|(addr, _)| of(addr)).map(|(addr, at)| {
+            let (proto, number) = port(at);
+            json!({"concat": [addr, proto, number]})
+        });
+        all.push((format!("front{}", digit(family)), kind, fronts.collect()));
+    }
+    let ports = local.node_ports.iter().map(|at| {
+        let (proto, number) = port(at);
+        json!({"concat": [proto, number]})
+    });
+    all.push(("nodeports".to_owned(), json!(["inet_proto", "inet_service"]), ports.collect()));
+    all
+}
+
+/// The elements of a listing's sets, as [`apart`] gives them. What is none of ours is left out.
+pub(crate) fn elements(by_set: &[(Value, Value)]) -> LocalFrontends {
+    let mut found = LocalFrontends::default();
+    let at = |proto: &Value, port: &Value| {
+        let proto = match proto.as_str()? {
+            "tcp" => Proto::Tcp,
+            "udp" => Proto::Udp,
+            "sctp" => Proto::Sctp,
+            _ => return None,
+        };
+        Some(SvcPort { port: u16::try_from(port.as_u64()?).ok()?, proto })
+    };
+    for (name, members) in by_set {
+        for member in members.as_array().into_iter().flatten() {
+            let parts = member.get("concat").and_then(Value::as_array).map(Vec::as_slice);
+            let addr = |value: &Value| value.as_str().and_then(|text| text.parse().ok());
+            match (name.as_str(), parts) {
+                (Some("node4" | "node6"), None) => found.node_addresses.extend(addr(member)),
+                (Some("nodeports"), Some([proto, port])) => found.node_ports.extend(at(proto, port)),
+                (Some("front4" | "front6"), Some([ip, proto, port])) => {
+                    found.frontends.extend(addr(ip).zip(at(proto, port)));
+                }
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+/// Commands that make the sets' elements those of `to`, where they are those of `from`.
+pub(crate) fn changed_elements(from: &LocalFrontends, to: &LocalFrontends) -> Vec<Value> {
+    let mut commands = Vec::new();
+    for ((name, _, before), (_, _, after)) in sets(from).into_iter().zip(sets(to)) {
+        let less = |all: &[Value], others: &[Value]| {
+            let others: HashSet<&Value> = others.iter().collect();
+            all.iter().filter(|one| !others.contains(one)).cloned().collect::<Vec<_>>()
+        };
+        for (command, members) in [("delete", less(&before, &after)), ("add", less(&after, &before))] {
+            if !members.is_empty() {
+                let element = json!({"family": "inet", "table": NAME, "name": name, "elem": members});
+                commands.push(json!({command: {"element": element}}));
+            }
+        }
+    }
+    commands
+}
+
+/// What gives a source port outside the range of node ports: where there is room on both sides of it, either side every
+/// other time. A side with less than a quarter of all ports counts for none.
+fn masquerades((first, last): (u16, u16)) -> Vec<Vec<Value>> {
+    let has_ports = equal(&meta("l4proto"), &json!({"set": ["tcp", "udp", "sctp"]}));
+    let within = |(first, last): (u16, u16)| json!({"masquerade": {"port": {"range": [first, last]}, "flags": "fully-random"}});
+    let sides = [(FIRST_PORT, first.saturating_sub(1)), (last.saturating_add(1), u16::MAX)];
+    let wide = |(first, last): &(u16, u16)| last.saturating_sub(*first) > u16::MAX / 4;
+    let wide: Vec<_> = sides.into_iter().filter(wide).collect();
+    let half = equal(&json!({"numgen": {"mode": "random", "mod": 2, "offset": 0}}), &json!(0));
+    let mut all: Vec<_> = wide.iter().map(|side| vec![has_ports.clone(), within(*side)]).collect();
+    if let [below, _] = all.as_mut_slice() {
+        below.insert(1, half);
+    }
+    // What has no ports; and all, where the range leaves no room.
+    all.push(vec![json!({"masquerade": {"flags": "fully-random"}})]);
     all
 }
 
@@ -252,10 +358,10 @@ fn bridge(inputs: &Inputs) -> Vec<Value> {
     all
 }
 
-fn set(name: &str, kind: &Value, members: &Value) -> Value {
+fn set(name: &str, kind: &Value, members: &[Value]) -> Value {
     let mut set = json!({"family": "inet", "table": NAME, "name": name, "type": kind});
-    if members.as_array().is_some_and(|members| !members.is_empty()) {
-        set["elem"] = members.clone();
+    if !members.is_empty() {
+        set["elem"] = json!(members);
     }
     json!({"set": set})
 }
@@ -303,6 +409,8 @@ fn digit(family: Family) -> char {
     }
 }
 
+/// The first port that needs no privilege: a source port is replaced by one of these.
+const FIRST_PORT: u16 = 1024;
 /// `NF_IP_PRI_MANGLE`: after connection tracking.
 const MANGLE: i32 = -150;
 /// `NF_IP_PRI_NAT_SRC`.

@@ -43,6 +43,11 @@ impl Parts {
         self.here = here;
     }
 
+    /// Addresses of this host.
+    pub fn hosts(&self) -> impl Iterator<Item = IpAddr> {
+        self.here.hosts.iter().copied()
+    }
+
     /// The fabric, with what objects say.
     #[must_use]
     pub fn fabric(&self, desired: &Desired) -> Fabric {

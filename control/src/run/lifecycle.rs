@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::state::State;
-use crate::node::{Host, NodeError, Surroundings};
+use crate::node::{Host, LocalFrontends, NodeError, Surroundings};
 use crate::publish::Pacer;
 use crate::signal::Stop;
 use crate::socket::Ask;
@@ -37,6 +37,8 @@ pub trait Steering {
     fn set_service_cidrs(&mut self, cidrs: &BTreeSet<(IpAddr, u8)>);
     /// Routes for the Service CIDRs, and for exactly those of these addresses that lie outside them.
     fn attract(&mut self, vips: &BTreeSet<IpAddr>) -> impl Future<Output = Result<(), NodeError>>;
+    /// Exactly these addresses and ports of this host lead here.
+    fn serve(&mut self, local: &LocalFrontends) -> impl Future<Output = Result<(), NodeError>>;
     /// Waits until something had to be put back, and says what. May be dropped at any time.
     fn repair(&mut self) -> impl Future<Output = Result<Vec<String>, NodeError>>;
 }
@@ -48,6 +50,10 @@ impl Steering for Host {
 
     async fn attract(&mut self, vips: &BTreeSet<IpAddr>) -> Result<(), NodeError> {
         Self::attract(self, vips).await
+    }
+
+    async fn serve(&mut self, local: &LocalFrontends) -> Result<(), NodeError> {
+        Self::serve(self, local).await
     }
 
     async fn repair(&mut self) -> Result<Vec<String>, NodeError> {
@@ -74,6 +80,8 @@ pub struct Lifecycle<S> {
     frontends_moved: bool,
     /// The last time routes were set, they could be.
     routed: bool,
+    /// The same of what is served at addresses of this host.
+    served: bool,
 }
 
 impl<S: Steering> Lifecycle<S> {
@@ -92,6 +100,7 @@ impl<S: Steering> Lifecycle<S> {
             repair_at: None,
             frontends_moved: true,
             routed: false,
+            served: true,
         }
     }
 
@@ -210,11 +219,26 @@ impl<S: Steering> Lifecycle<S> {
         self.pacer.published(Clock.now());
         self.state.tell_troubles();
         self.collect();
-        if self.frontends_moved && self.state.has_world() {
-            self.frontends_moved = false;
-            self.route().await?;
+        if self.state.has_world() {
+            self.serve_locally().await;
+            if std::mem::take(&mut self.frontends_moved) {
+                self.route().await?;
+            }
         }
         Ok(())
+    }
+
+    /// What comes to addresses of this host and is a Service's leads here. Before it does, or after, the host has it:
+    /// it comes to the same whether that is said before a Service is published or after.
+    async fn serve_locally(&mut self) {
+        match self.steering.serve(&self.state.local_frontends()).await {
+            Ok(()) => self.served = true,
+            Err(error) => {
+                if std::mem::take(&mut self.served) {
+                    tracing::warn!(%error, "node ports could not be steered here; trying again every second");
+                }
+            }
+        }
     }
 
     /// Makes the routes those of the published Services; the first time done, new flows are served.
@@ -261,6 +285,9 @@ impl<S: Steering> Lifecycle<S> {
             return Err(error.into());
         }
         self.state.keep_house();
+        if !self.served {
+            self.serve_locally().await;
+        }
         if self.state.is_ready() && !self.routed {
             self.route().await?;
         }

@@ -12,7 +12,7 @@ use crate::compile::Compiler;
 use crate::config::Config;
 use crate::config::detect::DetectLocal;
 use crate::desired::Desired;
-use crate::node::Surroundings;
+use crate::node::{LocalFrontends, Surroundings};
 use crate::run::fabric::Parts;
 use crate::run::troubles::{ByObject, Troubles};
 use crate::source::{Event, Kind};
@@ -145,6 +145,22 @@ impl State {
     #[must_use]
     pub fn frontends(&self) -> &BTreeSet<IpAddr> {
         self.compiler.frontends()
+    }
+
+    /// What is served at addresses of this host: node ports, and frontends whose address it has itself.
+    #[must_use]
+    pub fn local_frontends(&self) -> LocalFrontends {
+        let node_addresses: BTreeSet<IpAddr> = self
+            .snapshot()
+            .map(|world| world.fabric().node_addresses.iter().copied().collect())
+            .unwrap_or_default();
+        let own = self.parts.hosts().filter(|addr| self.compiler.frontends().contains(addr));
+        let frontends = own.flat_map(|addr| self.compiler.frontends_at(addr).map(move |port| (addr, port)));
+        LocalFrontends {
+            node_addresses,
+            node_ports: self.compiler.node_ports(),
+            frontends: frontends.collect(),
+        }
     }
 
     /// Something was published.

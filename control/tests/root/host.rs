@@ -59,6 +59,7 @@ pub(crate) fn config() -> HostConfig {
         take_over: false,
         forward_accept: false,
         max_flows: 1024,
+        node_port_range: (30_000, 32_767),
     }
 }
 

@@ -6,7 +6,7 @@ use super::super::plan::{self, MARK_TABLE, OurRule};
 use super::super::rt::{Family, Link, Rule};
 use super::super::table::Inputs;
 use super::super::view::HostView;
-use super::super::{HostConfig, Marks, NodeError, settings};
+use super::super::{HostConfig, LocalFrontends, Marks, NodeError, settings};
 use super::{Host, Work};
 
 impl Host {
@@ -19,12 +19,12 @@ impl Host {
         link: &Link,
         work: &mut Work,
     ) -> Result<(), NodeError> {
-        let wanted = self.config.connmark.map(|marks| OurRule::Mark(marks.packet));
+        let bit = self.config.connmark.map(|marks| marks.packet);
+        let early = !self.local.is_empty();
+        let wanted = bit.map(|bit| if early { OurRule::EarlyMark(bit) } else { OurRule::Mark(bit) });
         let everything = plan::mark_destination(family, wanted.is_some());
         let stale_routes = self.add_routes(MARK_TABLE, &everything, family, view, link, work)?;
-        if let Some(rule) = wanted {
-            self.ensure_rule(rule, family, rules, work);
-        }
+        self.place_local_table(family, rules, bit, work);
         let device = self.config.device.clone();
         let stale = rules.iter().filter_map(OurRule::marked).filter(|rule| Some(*rule) != wanted);
         let stale =
@@ -37,7 +37,7 @@ impl Host {
     /// firewall's hints.
     pub(super) fn steer_replies(&mut self, view: &HostView, work: &mut Work) {
         let (Some(steer), Some(marks)) = (&mut self.steer, self.config.connmark) else { return };
-        let inputs = inputs(&self.config, marks, view);
+        let inputs = inputs(&self.config, marks, &self.local, view);
         let bridged = !inputs.bridges.is_empty();
         if !steer.is_for(&inputs) {
             match steer.ensure(&inputs) {
@@ -74,7 +74,12 @@ impl Host {
 }
 
 /// What the nftables rules are made from.
-pub(in super::super) fn inputs(config: &HostConfig, marks: Marks, view: &HostView) -> Inputs {
+pub(in super::super) fn inputs(
+    config: &HostConfig,
+    marks: Marks,
+    local: &LocalFrontends,
+    view: &HostView,
+) -> Inputs {
     let families = view.families().into_iter();
     let mut bridges = view.bridges();
     // Ports tell bridges apart. Where there is one, a pod that comes or goes changes nothing.
@@ -87,5 +92,7 @@ pub(in super::super) fn inputs(config: &HostConfig, marks: Marks, view: &HostVie
         snat: config.snat.clone(),
         node: families.filter_map(|family| view.node_address(family, &config.device)).collect(),
         bridges,
+        node_port_range: config.node_port_range,
+        local: local.clone(),
     }
 }

@@ -4,7 +4,7 @@ use super::super::host::inputs;
 use super::super::settings::{self, Setting};
 use super::super::steer::Steer;
 use super::super::view::HostView;
-use super::super::{Finding, HostConfig, Marks, NFT_REMEDY};
+use super::super::{Finding, HostConfig, LocalFrontends, Marks, NFT_REMEDY};
 
 /// The program `nft` and a kernel that takes our rules, connection tracking as it must be, bridges whose packets pass
 /// it, and nobody else on our bits.
@@ -70,7 +70,7 @@ fn tables(steer: &Steer, config: &HostConfig, marks: Marks, view: &HostView) -> 
         }
         Ok(_) | Err(_) => {}
     }
-    let refused = steer.check(&inputs(config, marks, view)).err()?;
+    let refused = steer.check(&inputs(config, marks, &LocalFrontends::default(), view)).err()?;
     let why = format!("cannot be written: {}", refused.why);
     let remedy = "use an nft of version 1.0 or later with JSON, and a kernel with nf_tables, nft_ct, nft_nat and \
                   nft_masq; or take returnPath: masquerade with snatAddresses";

@@ -182,6 +182,7 @@ fn config() -> HostConfig {
         take_over: false,
         forward_accept: false,
         max_flows: 131_072,
+        node_port_range: (30_000, 32_767),
     }
 }
 

@@ -78,5 +78,51 @@ fn inputs() -> Inputs {
         snat: vec!["169.254.77.1".parse().unwrap(), "fd00:fffe:77::1".parse().unwrap()],
         node: vec!["192.0.2.1".parse().unwrap()],
         bridges: vec![],
+        node_port_range: (30_000, 32_767),
+        local: LocalFrontends::default(),
     }
+}
+
+fn served(node_ports: &[(Proto, u16)]) -> LocalFrontends {
+    let port = |(proto, port): &(Proto, u16)| SvcPort { port: *port, proto: *proto };
+    LocalFrontends {
+        node_addresses: ["192.0.2.1", "fd00::1"].map(|addr| addr.parse().unwrap()).into(),
+        node_ports: node_ports.iter().map(port).collect(),
+        frontends: [("192.0.2.1".parse().unwrap(), port(&(Proto::Sctp, 80)))].into(),
+    }
+}
+
+#[test]
+fn elements_are_listed_found_and_changed_alone() {
+    let one = served(&[(Proto::Tcp, 30_080)]);
+    let contents =
+        canonical_contents(Table::Inet.contents(&Inputs { local: one.clone(), ..inputs() }).unwrap());
+    let (frame, by_set) = apart(&contents);
+    assert_eq!(elements(&by_set), one);
+    assert_eq!(apart(&canonical_contents(Table::Inet.contents(&inputs()).unwrap())), (frame, vec![]));
+    let two = served(&[(Proto::Tcp, 30_081), (Proto::Udp, 30_080)]);
+    let commands = changed_elements(&one, &two);
+    let element = |ports: Value| json!({"element": {"family": "inet", "table": "tunway", "name": "nodeports", "elem": ports}});
+    assert_eq!(
+        commands,
+        [
+            json!({"delete": element(json!([{"concat": ["tcp", 30_080]}]))}),
+            json!({"add": element(json!([{"concat": ["tcp", 30_081]}, {"concat": ["udp", 30_080]}]))}),
+        ]
+    );
+    assert_eq!(changed_elements(&two, &two), [] as [Value; 0]);
+    assert_eq!(changed_elements(&two, &LocalFrontends::default()).len(), 4, "one set each");
+}
+
+#[test]
+fn masquerading_keeps_out_of_the_node_ports() {
+    let ranges = |range| {
+        let all = masquerades(range);
+        let port = |rule: &Vec<Value>| rule.last().unwrap().pointer("/masquerade/port/range").cloned();
+        all.iter().map(port).collect::<Vec<_>>()
+    };
+    assert_eq!(ranges((30_000, 32_767)), [Some(json!([1024, 29_999])), Some(json!([32_768, 65_535])), None]);
+    assert_eq!(ranges((1, 20_000)), [Some(json!([20_001, 65_535])), None]);
+    assert_eq!(ranges((40_000, 65_535)), [Some(json!([1024, 39_999])), None]);
+    assert_eq!(ranges((1, 65_535)), [None]);
 }

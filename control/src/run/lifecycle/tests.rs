@@ -49,6 +49,10 @@ impl Steering for FakeHost {
         Ok(())
     }
 
+    async fn serve(&mut self, _: &LocalFrontends) -> Result<(), NodeError> {
+        Ok(())
+    }
+
     async fn repair(&mut self) -> Result<Vec<String>, NodeError> {
         self.0.borrow_mut().repairs += 1;
         if self.0.borrow().broken {
