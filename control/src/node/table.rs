@@ -20,16 +20,16 @@
 //! `post`'s identity binding keeps a CNI's own masquerading away from what comes to us. In the bridge table a reply
 //! between two pods of one bridge is made to go up to the IP layer, which alone looks at the mark.
 
-use std::collections::HashSet;
 use std::net::IpAddr;
 
-use dataplane::packet::tuple::Proto;
-use dataplane::service::SvcPort;
 use serde_json::{Value, json};
 
+pub(crate) use self::sets::{apart, changed_elements, elements};
 use super::rt::Family;
 use super::view::Bridge;
 use super::{LocalFrontends, Marks};
+
+mod sets;
 
 /// The name of our tables; a host has one tunway.
 pub(crate) const NAME: &str = "tunway";
@@ -138,21 +138,6 @@ pub(crate) fn canonical_contents(objects: impl IntoIterator<Item = Value>) -> Ve
     objects
 }
 
-/// Canonical contents apart: everything but the sets' elements, which follow Services, and these by set.
-pub(crate) fn apart(contents: &[Value]) -> (Vec<Value>, Vec<(Value, Value)>) {
-    let mut elements = Vec::new();
-    let frame = contents.iter().map(|object| {
-        let mut object = object.clone();
-        if let Some(set) = object.get_mut("set").and_then(Value::as_object_mut)
-            && let Some(members) = set.remove("elem")
-        {
-            elements.push((set.get("name").cloned().unwrap_or_default(), members));
-        }
-        object
-    });
-    (frame.collect(), elements)
-}
-
 fn canonical_value(value: Value) -> Value {
     match value {
         Value::Array(items) => Value::Array(items.into_iter().map(canonical_value).collect()),
@@ -191,7 +176,7 @@ fn inet(inputs: &Inputs) -> Vec<Value> {
     let steer = json!({"jump": {"target": "steer"}});
 
     let mut all = Vec::new();
-    for (name, kind, members) in sets(&inputs.local) {
+    for (name, kind, members) in sets::of(&inputs.local) {
         all.push(set(&name, &kind, &members));
     }
 
@@ -247,76 +232,6 @@ fn inet(inputs: &Inputs) -> Vec<Value> {
         }
     }
     all
-}
-
-/// Names, types and members of the sets.
-fn sets(local: &LocalFrontends) -> Vec<(String, Value, Vec<Value>)> {
-    let port = |port: &SvcPort| (port.proto.to_string().to_lowercase(), port.port);
-    let mut all = Vec::new();
-    for family in Family::ALL {
-        let of = |addr: &IpAddr| Family::of(*addr) == family;
-        let node = local.node_addresses.iter().filter(|addr| of(addr)).map(|addr| json!(addr)).collect();
-        all.push((format!("node{}", digit(family)), json!(address_type(family)), node));
-        let kind = json!([address_type(family), "inet_proto", "inet_service"]);
-        let fronts = local.frontends.iter().filter(|(addr, _)| of(addr)).map(|(addr, at)| {
-            let (proto, number) = port(at);
-            json!({"concat": [addr, proto, number]})
-        });
-        all.push((format!("front{}", digit(family)), kind, fronts.collect()));
-    }
-    let ports = local.node_ports.iter().map(|at| {
-        let (proto, number) = port(at);
-        json!({"concat": [proto, number]})
-    });
-    all.push(("nodeports".to_owned(), json!(["inet_proto", "inet_service"]), ports.collect()));
-    all
-}
-
-/// The elements of a listing's sets, as [`apart`] gives them. What is none of ours is left out.
-pub(crate) fn elements(by_set: &[(Value, Value)]) -> LocalFrontends {
-    let mut found = LocalFrontends::default();
-    let at = |proto: &Value, port: &Value| {
-        let proto = match proto.as_str()? {
-            "tcp" => Proto::Tcp,
-            "udp" => Proto::Udp,
-            "sctp" => Proto::Sctp,
-            _ => return None,
-        };
-        Some(SvcPort { port: u16::try_from(port.as_u64()?).ok()?, proto })
-    };
-    for (name, members) in by_set {
-        for member in members.as_array().into_iter().flatten() {
-            let parts = member.get("concat").and_then(Value::as_array).map(Vec::as_slice);
-            let addr = |value: &Value| value.as_str().and_then(|text| text.parse().ok());
-            match (name.as_str(), parts) {
-                (Some("node4" | "node6"), None) => found.node_addresses.extend(addr(member)),
-                (Some("nodeports"), Some([proto, port])) => found.node_ports.extend(at(proto, port)),
-                (Some("front4" | "front6"), Some([ip, proto, port])) => {
-                    found.frontends.extend(addr(ip).zip(at(proto, port)));
-                }
-                _ => {}
-            }
-        }
-    }
-    found
-}
-
-/// Commands that make the sets' elements those of `to`, where they are those of `from`.
-pub(crate) fn changed_elements(from: &LocalFrontends, to: &LocalFrontends) -> Vec<Value> {
-    let mut commands = Vec::new();
-    for ((name, _, before), (_, _, after)) in sets(from).into_iter().zip(sets(to)) {
-        let less = |all: &[Value], others: &[Value]| {
-            let others: HashSet<&Value> = others.iter().collect();
-            all.iter().filter(|one| !others.contains(one)).cloned().collect::<Vec<_>>()
-        };
-        for (command, members) in [("delete", less(&before, &after)), ("add", less(&after, &before))] {
-            if !members.is_empty() {
-                let element = json!({"family": "inet", "table": NAME, "name": name, "elem": members});
-                commands.push(json!({command: {"element": element}}));
-            }
-        }
-    }
-    commands
 }
 
 /// What gives a source port outside the range of node ports: where there is room on both sides of it, either side every

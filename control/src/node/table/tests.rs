@@ -1,5 +1,8 @@
 //! What the tables hold. That nft takes them, and lists them as they were given, is tested with the real one.
 
+use dataplane::packet::tuple::Proto;
+use dataplane::service::SvcPort;
+
 use super::*;
 
 #[test]
@@ -107,7 +110,7 @@ fn elements_are_listed_found_and_changed_alone() {
         commands,
         [
             json!({"delete": element(json!([{"concat": ["tcp", 30_080]}]))}),
-            json!({"add": element(json!([{"concat": ["tcp", 30_081]}, {"concat": ["udp", 30_080]}]))}),
+            json!({"add": element(json!([{"concat": ["udp", 30_080]}, {"concat": ["tcp", 30_081]}]))}),
         ]
     );
     assert_eq!(changed_elements(&two, &two), [] as [Value; 0]);

@@ -10,15 +10,14 @@ use dataplane::flow::RegionConfig;
 use dataplane::io::{MemPeer, MemQueue};
 use dataplane::packet::tuple::Proto;
 use dataplane::plane::{Plane, PlaneConfig};
-use dataplane::service::Policy;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::sync::oneshot;
 
 use super::*;
 use crate::config::file::ConfigFile;
 use crate::config::{Config, Machine};
-use crate::fixtures::slice;
-use crate::model::{ObjectKey, Port, Service};
+use crate::fixtures::{self, slice};
+use crate::model::Service;
 use crate::socket::wire::{Answer, Query, Services, Status};
 
 /// A host that takes down what it is asked for.
@@ -52,7 +51,6 @@ impl Steering for FakeHost {
     async fn serve(&mut self, _: &LocalFrontends) -> Result<(), NodeError> {
         Ok(())
     }
-
     async fn repair(&mut self) -> Result<Vec<String>, NodeError> {
         self.0.borrow_mut().repairs += 1;
         if self.0.borrow().broken {
@@ -188,20 +186,7 @@ fn play_as(
 }
 
 fn service(name: &str, vip: &str) -> Service {
-    Service {
-        key: ObjectKey { namespace: "default".into(), name: name.into() },
-        cluster_ips: vec![vip.parse().unwrap()],
-        ports: vec![Port { name: String::new(), proto: Proto::Tcp, port: 80, node_port: None }],
-        internal: Policy::Cluster,
-        external: Policy::Cluster,
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: Vec::new(),
-        health_check_port: None,
-        affinity: None,
-        created: 0,
-        annotations: std::collections::BTreeMap::new(),
-    }
+    fixtures::service(name, &[vip])
 }
 
 #[test]
