@@ -44,6 +44,7 @@ mod place;
 mod prefetch;
 mod record;
 mod region;
+mod sctp;
 mod state;
 mod sweep;
 mod table;

@@ -20,6 +20,7 @@ use crate::flow::{Chunks, Dir, Hash, Hit, Key, Table};
 use crate::packet::Packet;
 use crate::packet::frame::Frame;
 use crate::packet::layout::{Addresses, Kind, L4Flags};
+use crate::packet::sctp::Chunk;
 use crate::packet::tuple::{Address, Proto, Tuple};
 use crate::service::{Affinity, Decision, NoReasons, Snapshot, World, decide_portless};
 use crate::stats::{Counter, WorkerStats};
@@ -118,10 +119,7 @@ impl<const N: usize> Nat<'_, N> {
         let flags = frame.layout.flags();
         if let Some(hit) = self.table.lookup(hash, &key) {
             match self.fate::<A>(&hit, proto, flags) {
-                Fate::GoesOn => {
-                    self.apply::<A>(frame, &hit, flags);
-                    return Outcome::TRANSLATED;
-                }
+                Fate::GoesOn => return self.apply::<A>(frame, &hit, flags),
                 Fate::OpensAnew => {}
                 Fate::Changed => return Outcome::Raced,
                 Fate::Ends(reason) => return Outcome::dropped(reason),
@@ -130,15 +128,17 @@ impl<const N: usize> Nat<'_, N> {
         self.new_flow(frame, &tuple, flags)
     }
 
-    /// A hit is translated, whatever its flags and windows say, but for two cases: a client's SYN on a closed TCP
-    /// flow, and UDP to a withdrawn endpoint.
+    /// A hit is translated, whatever its flags and windows say, but for two cases: a client's SYN or INIT on a closed TCP
+    /// or SCTP flow, and UDP to a withdrawn endpoint.
     pub(crate) fn fate<A: Address>(&self, hit: &Hit<N>, proto: Proto, flags: L4Flags) -> Fate
     where
         Tuple<A>: From<Key<N>>,
     {
         match proto {
-            Proto::Tcp => {
-                if !(flags.is_syn() && hit.dir == Dir::Forward && hit.reopenable()) {
+            Proto::Tcp | Proto::Sctp => {
+                let begins =
+                    if proto == Proto::Tcp { flags.is_syn() } else { Chunk::of(flags) == Chunk::Init };
+                if !(begins && hit.dir == Dir::Forward && hit.reopenable()) {
                     return Fate::GoesOn;
                 }
                 self.end(hit, Counter::FlowsReopened)
@@ -154,7 +154,6 @@ impl<const N: usize> Nat<'_, N> {
                     Dir::Reply => Fate::Ends(DropReason::StaleEndpoint),
                 }
             }
-            Proto::Sctp => Fate::GoesOn,
         }
     }
 
@@ -168,16 +167,25 @@ impl<const N: usize> Nat<'_, N> {
         Fate::OpensAnew
     }
 
-    fn apply<A: Address>(&mut self, frame: &mut Frame, hit: &Hit<N>, flags: L4Flags)
+    /// Translates a packet of this flow. A fragment of an SCTP packet cannot get other ports, see `nat/fragment.rs`.
+    fn apply<A: Address>(&mut self, frame: &mut Frame, hit: &Hit<N>, flags: L4Flags) -> Outcome
     where
         Tuple<A>: From<Key<N>>,
     {
+        let out = Tuple::<A>::from(hit.out);
+        if frame.layout.is_fragment() && out.proto == Proto::Sctp {
+            let arrived: Tuple<A> = frame.layout.tuple(frame.packet());
+            if (arrived.sport, arrived.dport) != (out.sport, out.dport) {
+                return Outcome::dropped(DropReason::SctpFragment);
+            }
+        }
         self.table.touch(hit, self.now.tick(), flags);
         if self.choices.accounting {
             self.tally.add(self.table, hit, frame.layout.total_len());
         }
         let (layout, csum) = (frame.layout, frame.csum);
-        Packet::from_parts(frame.packet_mut(), layout, csum).apply(&Tuple::<A>::from(hit.out), hit.delta);
+        Packet::from_parts(frame.packet_mut(), layout, csum).apply(&out, hit.delta);
+        Outcome::TRANSLATED
     }
 
     /// Echo and every protocol a Service cannot have.

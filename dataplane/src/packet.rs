@@ -1,6 +1,6 @@
 //! Packets: bytes validated once ([`layout`], with `exthdr` for IPv6 chains and [`fragment`] for parts of
-//! datagrams; [`vnet`] for the device's header), and rewritten in place with their checksums right ([`Packet::apply`], [`icmp`]). What we answer
-//! with is built by [`answer`]. Nothing here knows flows or Services.
+//! datagrams; [`vnet`] for the device's header; [`sctp`] for that protocol's chunks and CRC), and rewritten in place with
+//! their checksums right ([`Packet::apply`], [`icmp`]). What we answer with is built by [`answer`]. Nothing here knows flows or Services.
 //!
 //! A rewrite touches addresses, ports and checksums. Payload, TTL, DSCP, sequence numbers and options stay.
 
@@ -11,13 +11,14 @@ pub mod fragment;
 pub mod frame;
 pub mod icmp;
 pub mod layout;
+pub mod sctp;
 pub mod tuple;
 pub mod vnet;
 
 #[cfg(test)]
 mod laws;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 
 use checksum::{Delta, updated, updated_partial, updated_udp};
 use layout::{Csum, Kind, Layout};
@@ -39,10 +40,11 @@ impl<'a> Packet<'a> {
     }
 
     /// Rewrites addresses and ports to `to`; the IPv4 header checksum and the checksum of TCP or UDP follow
-    /// by `delta`, which is [`Delta::between`] the packet's tuple and `to`. A wrong checksum stays wrong.
+    /// by `delta`, which is [`Delta::between`] the packet's tuple and `to`, and SCTP's CRC32c by the change of the
+    /// ports. A wrong checksum stays wrong.
     ///
-    /// SCTP's CRC32c covers the ports and not the addresses, and is not recomputed here yet: an SCTP packet
-    /// is right after this only if its ports stay.
+    /// Of an SCTP packet in fragments only the addresses may change: its CRC is over more than this fragment, and
+    /// nobody knows yet how much more.
     ///
     /// # Panics
     /// The bytes are not of the layout, or the kind is not [`Kind::Flow`] or the family not `A`'s and the
@@ -52,9 +54,12 @@ impl<'a> Packet<'a> {
         debug_assert_eq!((self.layout.family(), self.layout.kind()), (A::FAMILY, Kind::Flow(to.proto)));
         let (header, l4) = self.bytes.split_at_mut(self.layout.l4_offset());
         set_addresses(header, to.src, to.dst, delta.addr);
-        set_ports(l4, to.sport, to.dport);
+        let old = set_ports(l4, to.sport, to.dport);
         match (to.proto, self.csum) {
-            (Proto::Sctp, Csum::Full | Csum::Partial) => {}
+            // Validation lets no unfinished CRC through.
+            (Proto::Sctp, Csum::Full | Csum::Partial) => {
+                sctp::follow(l4, self.layout.total_len() - self.layout.l4_offset(), old);
+            }
             (Proto::Tcp, Csum::Full) => update(l4, 16, |checksum| updated(checksum, delta.l4)),
             (Proto::Udp, Csum::Full) => update(l4, 6, |checksum| updated_udp(checksum, delta.l4)),
             (Proto::Tcp, Csum::Partial) => update(l4, 16, |sum| updated_partial(sum, delta.addr)),
@@ -74,12 +79,14 @@ fn set_addresses<A: Address>(header: &mut [u8], src: A, dst: A, change: u16) {
     }
 }
 
-/// Sets both ports: the first four bytes of TCP, UDP and SCTP.
+/// Sets both ports: the first four bytes of TCP, UDP and SCTP. Gives back what was there.
 #[inline]
-fn set_ports(l4: &mut [u8], sport: u16, dport: u16) {
+fn set_ports(l4: &mut [u8], sport: u16, dport: u16) -> [u8; 4] {
     let [s0, s1] = sport.to_be_bytes();
     let [d0, d1] = dport.to_be_bytes();
+    let old = [l4[0], l4[1], l4[2], l4[3]];
     l4[..4].copy_from_slice(&[s0, s1, d0, d1]);
+    old
 }
 
 /// Replaces the big-endian word at a place.

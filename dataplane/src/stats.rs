@@ -45,7 +45,7 @@ counters! {
     FlowsExpired = "flows_expired",
     /// Half-open, closing or unanswered flows ended early because the table was full.
     FlowsEvicted = "flows_evicted",
-    /// Closed flows ended by a client's new SYN on the same tuple.
+    /// Closed flows ended by a client's new SYN or INIT on the same tuple.
     FlowsReopened = "flows_reopened",
     /// UDP flows ended because their endpoint was withdrawn.
     FlowsPurged = "flows_purged",

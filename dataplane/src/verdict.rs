@@ -74,6 +74,10 @@ drop_reasons! {
     FragmentsFull = "fragments_full",
     /// A later fragment of a datagram that was refused.
     FragmentRefused = "fragment_refused",
+    /// A fragment of an SCTP packet whose ports would change, or that would open a flow: its checksum cannot follow.
+    SctpFragment = "sctp_fragment",
+    /// SCTP of no known association that begins none: data, ABORT, COOKIE ACK, SHUTDOWN COMPLETE (RFC 9260, section 8.4).
+    OutOfTheBlue = "out_of_the_blue",
     /// An ICMP error whose embedded packet cannot be read.
     BadIcmpError = "bad_icmp_error",
     /// An ICMP error to one of our addresses about no known flow, or about one it does not belong to.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use dataplane::packet::vnet::VnetHdr;
 use etherparse::{Icmpv4Slice, Icmpv6Slice, IpNumber, IpSlice, TcpSlice, UdpSlice, checksum::Sum16BitWords};
 
-use crate::packets::{Wire, pseudo_sum};
+use crate::packets::{Wire, crc32c, pseudo_sum, read_sctp};
 
 /// A valid packet, read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,13 @@ pub enum L4 {
         checksum: u16,
         /// Payload bytes.
         payload: usize,
+    },
+    /// SCTP.
+    Sctp {
+        /// Verification tag.
+        tag: u32,
+        /// The types of its chunks.
+        chunks: Vec<u8>,
     },
     /// ICMP or ICMPv6.
     Icmp {
@@ -101,9 +108,16 @@ pub fn valid(wire: &Wire) -> Result<View, String> {
             IpNumber::TCP => tcp(payload.payload, src, dst, &wire.vnet, start)?,
             IpNumber::UDP => udp(payload.payload, src, dst, &wire.vnet, start)?,
             IpNumber::ICMP | IpNumber::IPV6_ICMP => icmp(payload.payload, src, dst)?,
+            IpNumber::SCTP if wire.vnet.flags & VnetHdr::NEEDS_CSUM != 0 => {
+                return Err("SCTP whose checksum nobody finishes".into());
+            }
+            IpNumber::SCTP => {
+                let (tag, chunks) = read_sctp(payload.payload)?;
+                L4::Sctp { tag, chunks }
+            }
             number => L4::Other(number.0),
         };
-        if matches!(l4, L4::Tcp { .. } | L4::Udp { .. }) {
+        if matches!(l4, L4::Tcp { .. } | L4::Udp { .. } | L4::Sctp { .. }) {
             ports = (be16(bytes, start), be16(bytes, start + 2));
         }
         freeze_l4(&mut frozen, start, &l4);
@@ -247,14 +261,18 @@ fn quoted(bytes: &[u8]) -> Result<Option<Quoted>, String> {
         return Err("quoted IPv4 header checksum".into());
     }
     let total = if src.is_ipv4() { usize::from(be16(bytes, 2)) } else { 40 + usize::from(be16(bytes, 4)) };
-    if !matches!(number, 6 | 17) || bytes.len() < start + 8 {
+    if !matches!(number, 6 | 17 | 132) || bytes.len() < start + 8 {
         return Ok(None);
     }
     let l4 = &bytes[start..];
     // A fragment's checksum covers more than the fragment.
     let fragment = if src.is_ipv4() { be16(bytes, 6) & 0x3fff != 0 } else { is_fragment(bytes) };
     let unsummed = fragment || number == 17 && be16(l4, 6) == 0;
-    if bytes.len() == total && !unsummed {
+    if number == 132 && bytes.len() == total && !unsummed {
+        if l4[8..12] != crc32c(&[&l4[..8], &[0; 4], &l4[12..]].concat()).to_le_bytes() {
+            return Err("quoted SCTP checksum".into());
+        }
+    } else if bytes.len() == total && !unsummed {
         let field = be16(l4, if number == 6 { 16 } else { 6 });
         // A quoted packet may have left its host with a partial checksum.
         if !sums_up(src, dst, number, l4) && field != pseudo_sum(src, dst, number, l4.len()) {
@@ -312,6 +330,10 @@ fn freeze_l4(bytes: &mut [u8], start: usize, l4: &L4) {
             zero(0, 4);
             zero(6, 2);
         }
+        L4::Sctp { .. } => {
+            zero(0, 4);
+            zero(8, 4);
+        }
         L4::Icmp { quoted, .. } => {
             zero(2, 2);
             if quoted.is_some()
@@ -320,8 +342,13 @@ fn freeze_l4(bytes: &mut [u8], start: usize, l4: &L4) {
                 freeze_addresses(&mut bytes[start + 8..]);
                 let at = start + 8 + inner;
                 bytes[at..at + 4].fill(0);
-                let field = at + if number == 6 { 16 } else { 6 };
-                if let Some(field) = bytes.get_mut(field..field + 2) {
+                // A part of a checksum stays what it was.
+                let field = match number {
+                    6 => at + 16..at + 18,
+                    132 => at + 8..at + 12,
+                    _ => at + 6..at + 8,
+                };
+                if let Some(field) = bytes.get_mut(field) {
                     field.fill(0);
                 }
             }

@@ -15,12 +15,13 @@ use dataplane::verdict::DropReason;
 use crate::check::{L4, View, assert_valid, valid};
 use crate::cluster::Cluster;
 use crate::gateway::{Flow, Outcome};
-use crate::packets::{Wire, flags};
+use crate::packets::{Wire, chunks, flags};
 use answers::{Place, portless, refused, reset, same, same_port_class, translated_to, untouched};
 use history::History;
 use seats::Seats;
 
 mod answers;
+mod association;
 mod history;
 mod seats;
 mod table;
@@ -67,6 +68,10 @@ pub struct Oracle {
     pub kept_clashes: u64,
     /// Flows that kept their client's address.
     pub kept: u64,
+    /// Packets of SCTP associations that both ends knew.
+    pub associated: u64,
+    /// The packet that is judged was sent in fragments.
+    in_pieces: bool,
 }
 
 /// What is wrong, in words.
@@ -106,6 +111,32 @@ impl Oracle {
         outcome: &Outcome,
         now: Time,
     ) -> Judgement {
+        self.in_pieces = false;
+        self.judge_one(cluster, sent, outcome, now)
+    }
+
+    /// As [`Oracle::judge`], of a packet that was sent in fragments.
+    ///
+    /// # Errors
+    /// The property that was broken.
+    pub fn judge_pieces(
+        &mut self,
+        cluster: Option<&Cluster>,
+        sent: &Wire,
+        outcome: &Outcome,
+        now: Time,
+    ) -> Judgement {
+        self.in_pieces = true;
+        self.judge_one(cluster, sent, outcome, now)
+    }
+
+    fn judge_one(
+        &mut self,
+        cluster: Option<&Cluster>,
+        sent: &Wire,
+        outcome: &Outcome,
+        now: Time,
+    ) -> Judgement {
         let view = assert_valid(sent);
         if let Some(wire) = outcome.wire() {
             valid(wire).map_err(|what| format!("what left is invalid: {what}"))?;
@@ -113,6 +144,10 @@ impl Oracle {
         match (&view.l4, tuple(&view)) {
             (L4::Tcp { flags, .. }, Some(tuple)) => self.packet(cluster, &view, tuple, *flags, outcome, now),
             (L4::Udp { .. }, Some(tuple)) => self.packet(cluster, &view, tuple, 0, outcome, now),
+            (L4::Sctp { tag, chunks }, Some(tuple)) => {
+                let seen = association::telling(*tag, chunks);
+                self.packet(cluster, &view, tuple, seen, outcome, now)
+            }
             (L4::Icmp { quoted: Some(_), .. }, _) => self.error(cluster, &view, sent, outcome),
             _ => portless(cluster, &view, sent, outcome),
         }
@@ -134,9 +169,14 @@ impl Oracle {
         if let Some(flow) = self.flows.get_mut(&forward) {
             let stale = tuple.proto == Proto::Udp
                 && cluster.is_some_and(|cluster| is_stale(cluster, &flow.forward, flow.endpoint()));
-            let reopens = !is_reply && is_syn(tuple.proto, seen) && flow.history.reopenable();
+            let reopens = !is_reply && begins(tuple.proto, seen) && flow.history.reopenable();
             if !stale && !reopens {
                 let out = if is_reply { flow.forward.reversed() } else { flow.reply.reversed() };
+                let ports_stay = (out.sport, out.dport) == (tuple.sport, tuple.dport);
+                if self.in_pieces && tuple.proto == Proto::Sctp && !ports_stay {
+                    return same(outcome, &Outcome::Dropped(DropReason::SctpFragment));
+                }
+                self.associated += u64::from(flow.history.is_associated());
                 let ended = flow.history.observe(is_reply, seen, now);
                 if ended {
                     self.forget(&forward);
@@ -169,7 +209,13 @@ impl Oracle {
             if matches!(Place::of(cluster, view.src.ip()), Place::LiveVip | Place::Snat) {
                 return dropped(DropReason::Martian);
             }
-            if tuple.proto == Proto::Tcp && !is_syn(tuple.proto, seen) {
+            if tuple.proto == Proto::Sctp && !association::opens(seen) {
+                return dropped(DropReason::OutOfTheBlue);
+            }
+            if tuple.proto == Proto::Sctp && self.in_pieces {
+                return dropped(DropReason::SctpFragment);
+            }
+            if tuple.proto == Proto::Tcp && !begins(tuple.proto, seen) {
                 return if seen & flags::RST != 0 {
                     dropped(DropReason::NotAnswerable)
                 } else {
@@ -313,14 +359,20 @@ fn is_stale(cluster: &Cluster, forward: &Tuple<IpAddr>, endpoint: SocketAddr) ->
     svc.is_some_and(|svc| !svc.keeps(endpoint))
 }
 
-fn is_syn(proto: Proto, seen: u8) -> bool {
-    proto == Proto::Tcp && seen & (flags::SYN | flags::ACK | flags::FIN | flags::RST) == flags::SYN
+/// Whether a client's packet opens a closed flow anew.
+fn begins(proto: Proto, seen: u8) -> bool {
+    match proto {
+        Proto::Tcp => seen & (flags::SYN | flags::ACK | flags::FIN | flags::RST) == flags::SYN,
+        Proto::Udp => false,
+        Proto::Sctp => seen == chunks::INIT,
+    }
 }
 
 fn tuple(view: &View) -> Option<Tuple<IpAddr>> {
     let proto = match view.l4 {
         L4::Tcp { .. } => Proto::Tcp,
         L4::Udp { .. } => Proto::Udp,
+        L4::Sctp { .. } => Proto::Sctp,
         L4::Icmp { .. } | L4::Other(_) => return None,
     };
     let (src, dst) = (view.src, view.dst);

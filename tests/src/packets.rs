@@ -1,6 +1,6 @@
 //! Packets built with `etherparse`: an author independent of the code under test.
 //!
-//! A [`Spec`] describes one TCP or UDP packet of either family, with options, extension headers, offloads;
+//! A [`Spec`] describes one TCP, UDP or SCTP packet of either family, with options, extension headers, offloads;
 //! [`Spec::wire`] makes the bytes and the virtio-net header a TUN device would hand over with them.
 
 use std::net::{IpAddr, SocketAddr};
@@ -14,9 +14,11 @@ use etherparse::{
 
 mod fragment;
 mod icmp;
+mod sctp;
 
 pub use fragment::{Cut, Reassembler, fragment, fragments, head};
 pub use icmp::{IcmpError, echo, icmp, icmp_error};
+pub use sctp::{chunks, crc32c, read as read_sctp};
 
 /// TCP flags as the header has them.
 pub mod flags {
@@ -73,9 +75,10 @@ pub enum Offload {
 enum L4 {
     Tcp(Box<TcpHeader>),
     Udp { checksum: bool },
+    Sctp { chunks: Vec<u8> },
 }
 
-/// A TCP or UDP packet to be built.
+/// A TCP, UDP or SCTP packet to be built.
 #[derive(Clone, Debug)]
 pub struct Spec {
     src: SocketAddr,
@@ -114,6 +117,15 @@ pub fn tcp(src: SocketAddr, dst: SocketAddr, tcp_flags: u8) -> Spec {
 #[must_use]
 pub fn udp(src: SocketAddr, dst: SocketAddr) -> Spec {
     Spec::new(src, dst, L4::Udp { checksum: true })
+}
+
+/// An SCTP packet with chunks of these types, of which the last has the payload.
+///
+/// # Panics
+/// When the two addresses are of different families.
+#[must_use]
+pub fn sctp(src: SocketAddr, dst: SocketAddr, chunks: &[u8]) -> Spec {
+    Spec::new(src, dst, L4::Sctp { chunks: chunks.to_vec() })
 }
 
 impl Spec {
@@ -214,12 +226,16 @@ impl Spec {
     }
 
     /// The packet and its virtio-net header.
+    ///
+    /// # Panics
+    /// SCTP is to be cut into segments.
     #[must_use]
     pub fn wire(&self) -> Wire {
         let l4 = self.l4_bytes();
         let (number, csum_offset) = match self.l4 {
             L4::Tcp(_) => (IpNumber::TCP, 16),
             L4::Udp { .. } => (IpNumber::UDP, 6),
+            L4::Sctp { .. } => (IpNumber::SCTP, 8),
         };
         let mut bytes = self.ip_header(number, l4.len());
         let start = bytes.len();
@@ -232,6 +248,7 @@ impl Spec {
                     (L4::Tcp(_), SocketAddr::V4(_)) => 1,
                     (L4::Tcp(_), SocketAddr::V6(_)) => 4,
                     (L4::Udp { .. }, _) => 5,
+                    (L4::Sctp { .. }, _) => panic!("a TUN gets no super-packets of SCTP"),
                 },
                 gso_size: size,
                 hdr_len: fit(bytes.len() - self.payload.len()),
@@ -284,6 +301,7 @@ impl Spec {
                 }
                 out.extend_from_slice(&header.to_bytes());
             }
+            L4::Sctp { chunks } => return sctp::build(self.src, self.dst, chunks, &self.payload),
         }
         out.extend_from_slice(&self.payload);
         out

@@ -55,7 +55,7 @@ impl fmt::Display for Script {
 /// How often each kind of end was seen.
 pub type Histogram = BTreeMap<String, u64>;
 
-const FRONTENDS: [(Proto, &str, &[&str]); 8] = [
+const FRONTENDS: [(Proto, &str, &[&str]); 11] = [
     (Proto::Tcp, "10.96.0.10:80", &["10.244.1.1:8080", "10.244.1.2:8080", "10.244.2.1:8080"]),
     // Shares an endpoint with the one above: one client port to both makes a real clash.
     (Proto::Tcp, "10.96.0.11:8080", &["10.244.1.1:8080"]),
@@ -65,6 +65,9 @@ const FRONTENDS: [(Proto, &str, &[&str]); 8] = [
     (Proto::Tcp, "[fd96::10]:80", &["[fd24::1:1]:8080", "[fd24::1:2]:8080"]),
     (Proto::Udp, "[fd96::10]:53", &["[fd24::1:1]:53", "[fd24::1:3]:53"]),
     (Proto::Udp, "[fd96::11]:53", &["[fd24::1:3]:53"]),
+    (Proto::Sctp, "10.96.0.10:80", &["10.244.1.1:8080", "10.244.1.2:80", "10.244.2.1:80"]),
+    (Proto::Sctp, "10.96.0.11:80", &["10.244.1.2:80"]),
+    (Proto::Sctp, "[fd96::10]:80", &["[fd24::1:1]:80", "[fd24::1:2]:8080"]),
 ];
 const PORTS: [u16; 5] = [40_000, 40_001, 500, 1_000, 65_535];
 
@@ -98,6 +101,7 @@ pub fn run(script: &Script, histogram: &mut Histogram) -> Result<(), String> {
         ("clash", play.oracle.clashes),
         ("clash of a kept source", play.oracle.kept_clashes),
         ("kept source", play.oracle.kept),
+        ("associated", play.oracle.associated),
         ("remembered", play.oracle.sticky()[0]),
         ("forgotten in time", play.oracle.sticky()[1]),
         ("reopened", totals.get(Counter::FlowsReopened)),
@@ -106,6 +110,7 @@ pub fn run(script: &Script, histogram: &mut Histogram) -> Result<(), String> {
         ("purged", totals.get(Counter::FlowsPurged)),
         ("errors translated", totals.get(Counter::IcmpErrorsTranslated)),
         ("fragments held", totals.get(Counter::FragmentsHeld)),
+        ("fragments of SCTP", totals.drops(DropReason::SctpFragment)),
     ] {
         *play.histogram.entry(what.into()).or_default() += n;
     }
@@ -156,7 +161,8 @@ impl Play<'_> {
             }
             Step::Converse { worker, flow, how } => {
                 let ends = (self.ends(*flow, false), self.ends(*flow, true));
-                for (n, (reply, flags)) in (0..).zip(how.packets()) {
+                let proto = ends.0.map_or(Proto::Tcp, |(proto, ..)| proto);
+                for (n, (reply, flags)) in (0..).zip(how.packets(proto)) {
                     if let (Some(client), Some(server)) = ends {
                         let (proto, src, dst) = if *reply { server } else { client };
                         let segment = Segment { flags: *flags, payload: 0, offload: worker + n };

@@ -16,7 +16,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("packet", &["verdict"]),
     (
         "flow",
-        &["packet::tuple", "packet::checksum::Delta", "packet::layout::L4Flags", "ids", "sync", "clock"],
+        &[
+            "packet::tuple",
+            "packet::checksum::Delta",
+            "packet::layout::L4Flags",
+            "packet::sctp::Chunk",
+            "ids",
+            "sync",
+            "clock",
+        ],
     ),
     ("service", &["packet::tuple", "ids", "sync", "clock", "verdict"]),
     ("nat", &["service", "flow", "packet", "ids", "clock", "stats", "verdict"]),

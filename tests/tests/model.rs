@@ -19,7 +19,7 @@ use tests::script::{self, Histogram};
 fn random_stories_keep_every_property() {
     let seed = seed();
     let cases =
-        std::env::var("TUNWAY_CASES").ok().map_or(192, |text| text.parse().expect("a number of cases"));
+        std::env::var("TUNWAY_CASES").ok().map_or(256, |text| text.parse().expect("a number of cases"));
     let config = Config {
         cases,
         rng_seed: RngSeed::Fixed(seed),
@@ -63,6 +63,9 @@ fn random_stories_keep_every_property() {
         "purged",
         "evicted",
         "errors translated",
+        "associated",
+        "out_of_the_blue",
+        "fragments of SCTP",
         "in fragments",
         "fragments held",
     ] {

@@ -16,6 +16,8 @@ mod kubernetes;
 mod large;
 #[path = "netns_gateway/refuse.rs"]
 mod refuse;
+#[path = "netns_gateway/sctp.rs"]
+mod sctp;
 #[path = "netns_gateway/serve.rs"]
 mod serve;
 #[path = "netns_gateway/site.rs"]
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         ("what_is_not_served_is_refused_or_dropped", refuse::refused),
         ("a_broken_manifest_keeps_the_last_good_state", refuse::broken_manifest),
         ("a_packet_for_nobody_crosses_the_device_once", refuse::strangers),
+        ("sctp_is_right_to_the_kernels_connection_tracking", sctp::judged_by_the_kernel),
         ("a_second_instance_is_refused", instance::second),
         ("a_stop_leaves_the_steering_and_cleanup_takes_it", instance::stop_and_cleanup),
         ("usage_errors_exit_64", instance::usage),

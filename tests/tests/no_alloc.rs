@@ -9,7 +9,7 @@ use dataplane::verdict::{DropReason, Verdict};
 use tests::alloc::{Counting, count};
 use tests::cluster::{Cluster, addr};
 use tests::gateway::Gateway;
-use tests::packets::{IcmpError, Offload, Wire, echo, flags, fragments, icmp_error, tcp, udp};
+use tests::packets::{IcmpError, Offload, Wire, chunks, echo, flags, fragments, icmp_error, sctp, tcp, udp};
 use tests::script::malformed;
 
 #[global_allocator]
@@ -26,10 +26,13 @@ fn gateway() -> Gateway {
         (Proto::Udp, "10.96.0.10:53", ["10.244.1.1:53", "10.244.1.2:53"]),
         (Proto::Tcp, "[fd96::10]:80", ["[fd24::1]:8080", "[fd24::2]:8080"]),
         (Proto::Udp, "[fd96::10]:53", ["[fd24::1]:53", "[fd24::2]:53"]),
+        (Proto::Sctp, "10.96.0.10:80", ["10.244.1.1:8080", "10.244.1.2:8080"]),
+        (Proto::Sctp, "[fd96::10]:80", ["[fd24::1]:8080", "[fd24::2]:8080"]),
     ] {
         cluster.serve(proto, vip, &endpoints);
     }
     cluster.serve(Proto::Tcp, "10.96.0.12:80", &[]);
+    cluster.serve(Proto::Sctp, "10.96.0.12:80", &[]);
     gateway.publish(&mut cluster);
     gateway
 }
@@ -94,6 +97,41 @@ fn ten_thousand_new_flows_and_ten_thousand_packets_of_known_ones() {
     let (verdicts, allocations) = run(&mut gateway, &known);
     assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Translated));
     assert_eq!(allocations, 0, "known flows");
+}
+
+#[test]
+fn associations_opened_used_aborted_opened_anew_and_refused() {
+    use chunks::{ABORT, DATA, HEARTBEAT, INIT};
+    let mut gateway = gateway();
+    let ends = |n: usize| {
+        let port = 1_024 + n / 2;
+        let four = (addr(&format!("10.1.0.1:{port}")), addr("10.96.0.10:80"));
+        if n.is_multiple_of(2) { four } else { (addr(&format!("[fd01::1]:{port}")), addr("[fd96::10]:80")) }
+    };
+    let flows = PACKETS / 2;
+    let each = |kinds: &'static [u8]| -> Vec<Wire> {
+        let packet = |n: usize| {
+            let (client, vip) = ends(n);
+            sctp(client, vip, &kinds[n % kinds.len()..=n % kinds.len()]).payload(vec![1; n % 1_400]).wire()
+        };
+        (0..flows).map(packet).collect()
+    };
+    for (kinds, what) in [
+        (&[INIT][..], "opening"),
+        (&[DATA, HEARTBEAT, DATA], "using"),
+        (&[ABORT], "aborting"),
+        (&[INIT], "opening anew"),
+    ] {
+        let packets = each(kinds);
+        let (verdicts, allocations) = run(&mut gateway, &packets);
+        assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Translated), "{what}");
+        assert_eq!((allocations, gateway.flows().len()), (0, flows), "{what}");
+    }
+    assert_eq!(gateway.totals().get(Counter::FlowsReopened), flows as u64);
+    let lost = [DATA, INIT].map(|chunk| sctp(addr("10.1.0.2:9"), addr("10.96.0.12:80"), &[chunk]).wire());
+    let (verdicts, allocations) = run(&mut gateway, &lost);
+    assert_eq!(verdicts, [Verdict::Dropped(DropReason::OutOfTheBlue), Verdict::Replied]);
+    assert_eq!(allocations, 0, "refusing");
 }
 
 #[test]

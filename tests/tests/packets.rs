@@ -7,7 +7,9 @@ use std::net::SocketAddr;
 use dataplane::packet::vnet::VnetHdr;
 use etherparse::IpNumber;
 use tests::check::{L4, assert_valid, completed, segments, valid};
-use tests::packets::{IcmpError, Offload, Spec, Wire, echo, flags, icmp_error, tcp, udp};
+use tests::packets::{
+    IcmpError, Offload, Spec, Wire, chunks, crc32c, echo, flags, icmp_error, sctp, tcp, udp,
+};
 
 fn at(addr: &str) -> SocketAddr {
     addr.parse().unwrap()
@@ -26,6 +28,8 @@ fn some_packets() -> Vec<Wire> {
                 .offload(Offload::Gso(1_400)),
             udp(client, vip).payload(*b"query"),
             udp(client, vip).payload(vec![1; 3_000]).offload(Offload::Gso(1_000)),
+            sctp(client, vip, &[chunks::INIT]).payload([0; 16]),
+            sctp(client, vip, &[chunks::COOKIE_ECHO, chunks::DATA]).payload(*b"padded"),
         ];
         if client.is_ipv4() {
             specs.push(udp(client, vip).payload(*b"none").no_checksum());
@@ -120,13 +124,28 @@ fn what_the_device_completes_and_cuts_is_valid() {
         let pieces: Vec<Wire> = segments(&wire).into_iter().map(Wire::plain).collect();
         let payload = |wire: &Wire| match assert_valid(wire).l4 {
             L4::Tcp { payload, .. } | L4::Udp { payload, .. } => payload,
-            L4::Icmp { .. } | L4::Other(_) => 0,
+            L4::Sctp { .. } | L4::Icmp { .. } | L4::Other(_) => 0,
         };
         assert_eq!(pieces.iter().map(payload).sum::<usize>(), payload(&wire));
         if wire.vnet.gso_type == 1 {
             assert!(pieces.len() > 20, "{} pieces", pieces.len());
         }
     }
+}
+
+#[test]
+fn the_crc_is_the_published_one_and_chunks_read_back() {
+    // RFC 3720, appendix B.4.
+    for (bytes, crc) in [(&[0; 32], 0x8a91_36aa), (&[0xff; 32], 0x62a8_ab43)] {
+        assert_eq!(crc32c(bytes), crc);
+    }
+    assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+    let of = |chunks: &[u8]| assert_valid(&sctp(at("10.1.2.3:4"), at("10.5.6.7:8"), chunks).wire());
+    assert_eq!(of(&[chunks::INIT]).l4, L4::Sctp { tag: 0, chunks: vec![chunks::INIT] });
+    let L4::Sctp { tag, chunks } = of(&[chunks::SACK, chunks::DATA]).l4 else { panic!() };
+    assert_eq!((tag == 0, &chunks[..]), (false, &[chunks::SACK, chunks::DATA][..]));
+    let unfinished = sctp(at("10.1.2.3:4"), at("10.5.6.7:8"), &[chunks::INIT]).offload(Offload::Checksum);
+    assert!(valid(&unfinished.wire()).is_err(), "nobody finishes it");
 }
 
 #[test]

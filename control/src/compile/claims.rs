@@ -69,8 +69,7 @@ pub(super) fn claims_of(
         .collect();
     addrs.retain(|addr, _| families.contains(&Family::of(*addr)));
     let mut claims = Vec::with_capacity(addrs.len() * service.ports.len());
-    // SCTP is read and not translated yet: listing it as served would be a lie.
-    for (ordinal, port) in effective_ports(service).filter(|(_, port)| port.proto != Proto::Sctp) {
+    for (ordinal, port) in effective_ports(service) {
         let mut claim = |addr, number, kind| {
             let port = SvcPort { port: number, proto: port.proto };
             claims.push(Claim { addr, port, rank, key: Arc::clone(key), ordinal, kind });

@@ -89,11 +89,19 @@ fn nothing_before_both_lists_and_then_a_world_even_without_services() {
 }
 
 #[test]
-fn an_sctp_port_is_not_said_to_be_served() {
+fn an_sctp_port_is_served_beside_the_others_of_its_number() {
     let mut web = service("web", &["10.96.0.1"]);
-    web.ports = vec![port("s", 80, Proto::Sctp), port("t", 80, Proto::Tcp)];
-    let world = Bench::new(&[web], &[]).next();
-    assert_eq!((world.service_count(), tcp(&world, "10.96.0.1").is_some()), (1, true));
+    web.ports = [Proto::Sctp, Proto::Tcp, Proto::Udp].map(|proto| port("p", 80, proto)).into();
+    let mut pods = slice("web-1", "web", &["10.1.0.1"]);
+    pods.ports = vec![SlicePort { name: "p".into(), proto: Proto::Sctp, port: 3868 }];
+    let world = Bench::new(&[web], &[pods]).next();
+    assert_eq!((world.service_count(), tcp(&world, "10.96.0.1").is_some()), (3, true));
+    let (_, sctp) = world.frontend(ip("10.96.0.1"), SvcPort { port: 80, proto: Proto::Sctp }).unwrap();
+    assert_eq!(
+        sctp.backends.iter().map(|one| (one.addr, one.port)).collect::<Vec<_>>(),
+        [(ip("10.1.0.1"), 3868)]
+    );
+    assert!(sctp.any && !tcp(&world, "10.96.0.1").unwrap().any, "its slice has no port for TCP");
 }
 
 #[test]

@@ -57,7 +57,6 @@ pub fn read(service: &api::Service) -> Reading<Service> {
     let ports = ports(spec, &mut report);
     let internal = policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref(), &mut report);
     let affinity = affinity(spec, &mut report);
-    note_sctp(spec, &mut report);
     let external = external::read(service, spec, &mut report);
     let annotations = service.metadata.annotations.iter().flatten();
     let value = (!cluster_ips.is_empty()).then(|| Service {
@@ -227,18 +226,6 @@ fn policy(field: &str, text: Option<&str>, report: &mut Report) -> Policy {
             report.invalid(field, what, "write Cluster or Local");
             Policy::Cluster
         }
-    }
-}
-
-fn note_sctp(spec: &api::ServiceSpec, report: &mut Report) {
-    let elements = spec.ports.as_deref().unwrap_or_default();
-    if let Some(index) = elements.iter().position(|port| port.protocol.as_deref() == Some("SCTP")) {
-        let what = "SCTP is not served by this version; ports of TCP and UDP are";
-        report.note(
-            format!("spec.ports[{index}].protocol"),
-            what,
-            "use TCP or UDP, or reach the pods directly",
-        );
     }
 }
 

@@ -17,7 +17,8 @@ use crate::clock::Time;
 use crate::flow::{FlowView, Region, RegionConfig, Table, Ttls};
 use crate::ids::{EndpointId, ServiceId, WorkerId};
 use crate::packet::frame::{Batch, Frame};
-use crate::packet::layout::Layout;
+use crate::packet::layout::{Kind, Layout};
+use crate::packet::samples::crc32c;
 use crate::packet::tuple::Proto;
 use crate::packet::vnet::VnetHdr;
 use crate::service::{Affinity, Backend, Fabric, ReturnPath, Service, SnapshotBuilder, SvcPort, World};
@@ -261,7 +262,7 @@ pub(crate) fn without(id: u32) -> World {
     World::Ready(builder.build().unwrap())
 }
 
-fn between(src: IpAddr, dst: IpAddr) -> PacketBuilderStep<etherparse::IpHeaders> {
+pub(crate) fn between(src: IpAddr, dst: IpAddr) -> PacketBuilderStep<etherparse::IpHeaders> {
     match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => PacketBuilder::ipv4(src.octets(), dst.octets(), 63),
         (IpAddr::V6(src), IpAddr::V6(dst)) => PacketBuilder::ipv6(src.octets(), dst.octets(), 63),
@@ -313,7 +314,7 @@ pub(crate) fn protocol(number: u8, src: IpAddr, dst: IpAddr) -> Vec<u8> {
 }
 
 /// An end of a packet: written as text, or taken from another packet.
-pub(crate) struct End(SocketAddr);
+pub(crate) struct End(pub(crate) SocketAddr);
 
 impl From<&str> for End {
     fn from(text: &str) -> Self {
@@ -336,7 +337,11 @@ pub(crate) fn endpoints(bytes: &[u8]) -> (SocketAddr, SocketAddr) {
     };
     let number = if src.is_ipv4() { bytes[9] } else { bytes[6] };
     let port = |at: usize| {
-        if matches!(number, 6 | 17) { u16::from_be_bytes([bytes[l4 + at], bytes[l4 + at + 1]]) } else { 0 }
+        if matches!(number, 6 | 17 | 132) {
+            u16::from_be_bytes([bytes[l4 + at], bytes[l4 + at + 1]])
+        } else {
+            0
+        }
     };
     (SocketAddr::new(src, port(0)), SocketAddr::new(dst, port(2)))
 }
@@ -349,7 +354,7 @@ fn be128(bytes: &[u8]) -> [u8; 16] {
     bytes[..16].try_into().unwrap()
 }
 
-/// Fails unless every checksum is what `etherparse` computes for the packet as it is.
+/// Fails unless every checksum is what `etherparse` (SCTP's: its definition) computes for the packet as it is.
 #[track_caller]
 pub(crate) fn assert_valid(bytes: &[u8]) {
     let packet = SlicedPacket::from_ip(bytes).unwrap();
@@ -362,7 +367,13 @@ pub(crate) fn assert_valid(bytes: &[u8]) {
         _ => &bytes[Layout::of(bytes).unwrap().l4_offset()..],
     };
     let (src, dst) = endpoints(bytes);
-    let number = match packet.transport.unwrap() {
+    let Some(transport) = packet.transport else {
+        assert_eq!(Layout::of(bytes).unwrap().kind(), Kind::Flow(Proto::Sctp));
+        let blank = [&l4[..8], &[0; 4], &l4[12..]].concat();
+        assert_eq!(l4[8..12], crc32c(&blank).to_le_bytes(), "SCTP");
+        return;
+    };
+    let number = match transport {
         TransportSlice::Tcp(_) => 6,
         TransportSlice::Udp(_) => 17,
         TransportSlice::Icmpv4(_) => 0,

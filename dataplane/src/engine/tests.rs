@@ -6,6 +6,7 @@ mod fragments;
 mod kept;
 mod open;
 mod refuse;
+mod sctp;
 mod udp;
 
 use super::testkit::*;
@@ -259,7 +260,6 @@ fn what_is_not_ours_leaves_as_it_came() {
         padded,
         icmp(a, b, [8, 0], [1, 2, 3, 4], b"ping"),
         protocol(47, a, b),
-        protocol(132, a, b),
         foreign,
         broken,
     ];

@@ -9,6 +9,7 @@ use super::arena::Chunks;
 use super::index::{Claim, Rival};
 use super::key::Key;
 use super::record::Draft;
+use super::sctp::Association;
 use super::state::{State, StateWord};
 use super::table::{Hit, Table};
 use super::tcp::{Flags, tcp};
@@ -34,7 +35,7 @@ pub struct NewFlow<const N: usize> {
     pub masquerade: bool,
     /// TCP picked up in its middle.
     pub pickup: bool,
-    /// Flags of the first packet.
+    /// Flags of the first packet, or its SCTP chunk.
     pub seen: L4Flags,
     /// Now.
     pub now: Time,
@@ -187,6 +188,9 @@ impl<const N: usize> Table<N> {
         if new.pickup && new.forward.proto() == Proto::Tcp {
             flags = flags.with(Flags::PICKUP).with(Flags::EST);
             flags = flags.with(tcp(flags, Dir::Forward, new.seen).set);
+        }
+        if new.forward.proto() == Proto::Sctp {
+            flags = flags.with(Association::opened_by(new.seen).flags());
         }
         self.ledger(ix).open(new.now);
         let (service, endpoint, incarnation) = (new.service, new.endpoint, self.incarnation);

@@ -11,6 +11,7 @@ use super::map::Slots;
 use super::prefetch::prefetch;
 use super::record::{Record, Seen};
 use super::region::{Parts, Region};
+use super::sctp::sctp;
 use super::state::{State, StateWord};
 use super::tcp::{Class, Effect, Flags, tcp, udp};
 use super::ttl::{Ttls, holds_tuple};
@@ -44,7 +45,8 @@ pub struct Hit<const N: usize> {
 }
 
 impl<const N: usize> Hit<N> {
-    /// TCP in TIME_WAIT or after a RST, seen from the client: its SYN ends the flow and opens a new one.
+    /// TCP in TIME_WAIT or after a RST, or a closed SCTP association, seen from the client: its SYN or INIT ends the
+    /// flow and opens a new one.
     #[must_use]
     pub fn reopenable(&self) -> bool {
         self.dir == Dir::Forward && Class::of(self.out.proto(), State(self.state).flags()).reopenable()
@@ -308,7 +310,8 @@ impl<const N: usize> Table<N> {
     fn effect(&self, hit: &Hit<N>, flags: Flags, now: Tick, seen: L4Flags) -> Effect {
         match hit.out.proto() {
             Proto::Tcp => tcp(flags, hit.dir, seen),
-            Proto::Udp | Proto::Sctp => udp(flags, hit.dir, || self.ledger(hit.ix).age(now) >= STREAM_AGE),
+            Proto::Sctp => sctp(flags, hit.dir, seen),
+            Proto::Udp => udp(flags, hit.dir, || self.ledger(hit.ix).age(now) >= STREAM_AGE),
         }
     }
 }

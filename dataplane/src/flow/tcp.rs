@@ -1,15 +1,17 @@
-//! What a packet does to its flow: the flags machine of TCP, and the two steps of UDP.
+//! What a packet does to its flow: the flags machine of TCP, and the two steps of UDP. SCTP's is `flow/sctp.rs`.
 //!
 //! No sequence numbers. The kernel's table (`net/netfilter/nf_conntrack_proto_tcp.c`) reduced to flags: NEW,
 //! SYN_RECV, ESTABLISHED, half-closed by the first FIN, LAST_ACK by the second, TIME_WAIT by the ACK behind
 //! it, RST beside any of them. What the kernel ignores or calls invalid is translated all the same, but
 //! neither refreshes nor moves the flow.
 
+use super::sctp::Association;
 use super::word::Dir;
 use crate::packet::layout::L4Flags;
 use crate::packet::tuple::Proto;
 
-/// The low 16 bits of a flow's state word.
+/// The low 16 bits of a flow's state word. The names are TCP's; an SCTP flow has its state in some of the same bits, see
+/// [`Association`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Flags(pub(super) u16);
 
@@ -164,15 +166,17 @@ pub(super) enum Class {
     Unreplied,
     Replied,
     Stream,
+    Sctp(Association),
 }
 
 impl Class {
-    /// The class of a flow. SCTP associations are not tracked yet and count as datagrams.
+    /// The class of a flow.
     pub(super) const fn of(proto: Proto, flags: Flags) -> Self {
         match proto {
-            Proto::Udp | Proto::Sctp if flags.has(Flags::STREAM) => Self::Stream,
-            Proto::Udp | Proto::Sctp if flags.has(Flags::REPLIED) => Self::Replied,
-            Proto::Udp | Proto::Sctp => Self::Unreplied,
+            Proto::Sctp => Self::Sctp(Association::of(flags)),
+            Proto::Udp if flags.has(Flags::STREAM) => Self::Stream,
+            Proto::Udp if flags.has(Flags::REPLIED) => Self::Replied,
+            Proto::Udp => Self::Unreplied,
             Proto::Tcp if flags.has(Flags::RST) => Self::Reset,
             Proto::Tcp if flags.has(Flags::CLOSED) => Self::TimeWait,
             Proto::Tcp if flags.has(Flags::FINS) => Self::LastAck,
@@ -198,12 +202,13 @@ impl Class {
             Self::Unreplied => "UNREPLIED",
             Self::Replied => "REPLIED",
             Self::Stream => "STREAM",
+            Self::Sctp(association) => association.name(),
         }
     }
 
-    /// A client's SYN ends a flow of this class and opens a new one.
+    /// A client's SYN, or INIT, ends a flow of this class and opens a new one.
     pub(super) const fn reopenable(self) -> bool {
-        matches!(self, Self::TimeWait | Self::Reset)
+        matches!(self, Self::TimeWait | Self::Reset | Self::Sctp(Association::Closed))
     }
 }
 

@@ -1,5 +1,6 @@
 //! How long a flow may be idle, and which may go when the table is full.
 
+use super::sctp::Association;
 use super::tcp::{Class, Flags};
 use crate::clock::Tick;
 use crate::packet::tuple::Proto;
@@ -32,6 +33,16 @@ pub struct Ttls {
     pub udp: u32,
     /// UDP, replied and older than 2 s.
     pub udp_stream: u32,
+    /// SCTP, shut down or aborted.
+    pub sctp_closed: u32,
+    /// SCTP, before the COOKIE ACK.
+    pub sctp_cookie: u32,
+    /// An SCTP association. Its ends ask for each other every 30 s (RFC 9260, section 8.3: `HB.interval`).
+    pub sctp_established: u32,
+    /// SCTP, from the first SHUTDOWN to the SHUTDOWN COMPLETE.
+    pub sctp_shutdown: u32,
+    /// SCTP, begun with a HEARTBEAT nobody answered yet: an association whose flow was lost.
+    pub sctp_heartbeat: u32,
 }
 
 impl Default for Ttls {
@@ -47,6 +58,11 @@ impl Default for Ttls {
             tcp_unacknowledged: 300,
             udp: 30,
             udp_stream: 120,
+            sctp_closed: 10,
+            sctp_cookie: 3,
+            sctp_established: 210,
+            sctp_shutdown: 3,
+            sctp_heartbeat: 30,
         }
     }
 }
@@ -78,6 +94,11 @@ impl Ttls {
             ("tcp_unacknowledged", self.tcp_unacknowledged),
             ("udp", self.udp),
             ("udp_stream", self.udp_stream),
+            ("sctp_closed", self.sctp_closed),
+            ("sctp_cookie", self.sctp_cookie),
+            ("sctp_established", self.sctp_established),
+            ("sctp_shutdown", self.sctp_shutdown),
+            ("sctp_heartbeat", self.sctp_heartbeat),
         ];
         let bad = all.into_iter().find(|(_, seconds)| !(1..=Tick::MAX_TTL).contains(seconds));
         bad.map_or(Ok(()), |(name, seconds)| Err(TtlError { name, seconds }))
@@ -99,13 +120,23 @@ impl Ttls {
             Class::Reset => self.tcp_reset,
             Class::Unreplied | Class::Replied => self.udp,
             Class::Stream => self.udp_stream,
+            Class::Sctp(association) => match association {
+                Association::CookieWait | Association::CookieEchoed => self.sctp_cookie,
+                Association::Established => self.sctp_established,
+                Association::ShutdownSent | Association::ShutdownRecd | Association::ShutdownAckSent => {
+                    self.sctp_shutdown
+                }
+                Association::HeartbeatSent => self.sctp_heartbeat,
+                Association::Closed => self.sctp_closed,
+            },
         };
         if holds_tuple(proto, flags) { ttl.max(HOLD) } else { ttl }
     }
 }
 
 /// Whether the server may still remember this flow's reply tuple when the flow ends now: it sent its FIN, and
-/// the source port is ours to give to somebody else. (A client's own port is the client's business.)
+/// the source port is ours to give to somebody else. (A client's own port is the client's business.) SCTP remembers
+/// nothing: its verification tags tell associations apart.
 pub(super) fn holds_tuple(proto: Proto, flags: Flags) -> bool {
     proto == Proto::Tcp && flags.has(Flags::MASQ.with(Flags::FIN_REV))
 }
@@ -122,6 +153,15 @@ pub(super) fn rank(proto: Proto, flags: Flags, idle: u32) -> Option<u8> {
         Class::Replied | Class::Stream => Some(3),
         // An established flow, and one whose other half still may carry data.
         Class::Established | Class::HalfClosed => None,
+        Class::Sctp(association) => match association {
+            Association::CookieWait | Association::CookieEchoed => Some(0),
+            Association::ShutdownSent
+            | Association::ShutdownRecd
+            | Association::ShutdownAckSent
+            | Association::Closed => Some(1),
+            Association::HeartbeatSent => Some(2),
+            Association::Established => None,
+        },
     }
 }
 
@@ -135,7 +175,7 @@ mod tests {
     #[test]
     fn every_class_has_its_timer() {
         let ttls = Ttls::default();
-        let (tcp, udp) = (Proto::Tcp, Proto::Udp);
+        let (tcp, udp, sctp) = (Proto::Tcp, Proto::Udp, Proto::Sctp);
         for (proto, flags, seconds) in [
             (tcp, Flags::NONE, 120),
             (tcp, Flags::SYN_ACK.with(Flags::REPLIED), 60),
@@ -150,6 +190,16 @@ mod tests {
             (udp, Flags::NONE, 30),
             (udp, Flags::REPLIED, 30),
             (udp, Flags::REPLIED.with(Flags::STREAM), 120),
+            (sctp, Association::CookieWait.flags(), 3),
+            (sctp, Association::CookieEchoed.flags(), 3),
+            (sctp, Association::Established.flags(), 210),
+            (sctp, Association::Established.flags().with(Flags::MASQ).with(Flags::REPLIED), 210),
+            (sctp, Association::Established.flags().with(Flags::RST), 10),
+            (sctp, Association::ShutdownSent.flags(), 3),
+            (sctp, Association::ShutdownRecd.flags(), 3),
+            (sctp, Association::ShutdownAckSent.flags().with(Flags::MASQ), 3),
+            (sctp, Association::HeartbeatSent.flags(), 30),
+            (sctp, Association::Closed.flags().with(Flags::MASQ), 10),
         ] {
             assert_eq!(ttls.of(proto, flags), seconds, "{proto} {flags:?}");
         }
@@ -177,15 +227,19 @@ mod tests {
         for flags in [OPEN, OPEN.with(Flags::FIN_FWD), OPEN.with(Flags::PICKUP), OPEN.with(Flags::MASQ)] {
             assert_eq!(rank(Proto::Tcp, flags, u32::MAX), None);
         }
+        assert_eq!(rank(Proto::Sctp, Association::Established.flags().with(Flags::MASQ), u32::MAX), None);
         let order: Vec<_> = [
             (Proto::Tcp, Flags::NONE),
             (Proto::Tcp, SHUT.with(Flags::CLOSED)),
             (Proto::Udp, Flags::NONE),
             (Proto::Udp, Flags::REPLIED.with(Flags::STREAM)),
+            (Proto::Sctp, Association::CookieEchoed.flags()),
+            (Proto::Sctp, Association::ShutdownRecd.flags()),
+            (Proto::Sctp, Association::HeartbeatSent.flags()),
         ]
         .map(|(proto, flags)| rank(proto, flags, 0))
         .to_vec();
-        assert_eq!(order, [Some(0), Some(1), Some(2), Some(3)]);
+        assert_eq!(order, [0, 1, 2, 3, 0, 1, 2].map(Some));
     }
 
     #[test]

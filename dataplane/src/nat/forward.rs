@@ -7,6 +7,7 @@ use super::{Fate, Nat, Outcome, is_cluster_ip_or_snat, may_go_on};
 use crate::flow::{Hit, Key, NewFlow, Opened};
 use crate::packet::frame::Frame;
 use crate::packet::layout::L4Flags;
+use crate::packet::sctp::Chunk;
 use crate::packet::tuple::{Address, Proto, Tuple};
 use crate::service::{
     Backend, Decision, NoReasons, Origin, Service, Set, Snapshot, World, choose, decide, masquerades,
@@ -32,7 +33,12 @@ impl<const N: usize> Nat<'_, N> {
             if is_cluster_ip_or_snat(snapshot, tuple.src) {
                 return Outcome::dropped(DropReason::Martian);
             }
-            if let Some(outcome) = self.midstream(tuple.proto, flags) {
+            let not_a_start = match tuple.proto {
+                Proto::Tcp => self.midstream(flags),
+                Proto::Udp => None,
+                Proto::Sctp => out_of_the_blue(frame, flags),
+            };
+            if let Some(outcome) = not_a_start {
                 return outcome;
             }
         }
@@ -52,10 +58,10 @@ impl<const N: usize> Nat<'_, N> {
     /// TCP that does not begin with a SYN: the flow was lost or never ours. A RST tells the client at once. What may
     /// be picked up instead is an ACK, as in the kernel: nobody waits for an answer to a RST, and a FIN's or a
     /// SYN/ACK's endpoint, drawn at random, could only say RST.
-    fn midstream(&self, proto: Proto, flags: L4Flags) -> Option<Outcome> {
+    fn midstream(&self, flags: L4Flags) -> Option<Outcome> {
         const NO_START: [L4Flags; 3] = [L4Flags::SYN, L4Flags::FIN, L4Flags::RST];
         let picked_up = || flags.has(L4Flags::ACK) && !NO_START.iter().any(|flag| flags.has(*flag));
-        if proto != Proto::Tcp || flags.is_syn() || (self.choices.tcp_loose && picked_up()) {
+        if flags.is_syn() || (self.choices.tcp_loose && picked_up()) {
             return None;
         }
         Some(if flags.has(L4Flags::RST) {
@@ -115,8 +121,7 @@ impl<const N: usize> Nat<'_, N> {
             Opened::BucketFull => return Outcome::dropped(DropReason::BucketFull),
             Opened::PortsExhausted => return Outcome::dropped(DropReason::PortsExhausted),
         };
-        self.apply::<A>(frame, &hit, flags);
-        Outcome::TRANSLATED
+        self.apply::<A>(frame, &hit, flags)
     }
 
     fn open<A: Address>(
@@ -167,6 +172,16 @@ impl<const N: usize> Nat<'_, N> {
         // Whoever ended the flows: also records that others left behind count.
         swept.freed > 0
     }
+}
+
+/// SCTP of no known association. What may begin one, or what its endpoint should answer, goes to an endpoint; of the
+/// rest the client hears when it asks with a HEARTBEAT. A fragment begins nothing: the packets that do are short, but
+/// for the COOKIE ECHO, which has its INIT's flow.
+fn out_of_the_blue(frame: &Frame, flags: L4Flags) -> Option<Outcome> {
+    if !Chunk::of(flags).opens() {
+        return Some(Outcome::dropped(DropReason::OutOfTheBlue));
+    }
+    frame.layout.is_fragment().then_some(Outcome::dropped(DropReason::SctpFragment))
 }
 
 /// What a packet from the device says of where it came from.

@@ -9,6 +9,11 @@
 //! per worker, because the kernel moves the fragments of a pair of addresses to another queue whenever a packet
 //! between the same two comes out of that (`tun_flow_update`), and with a SNAT address there are many such.
 //!
+//! SCTP is the exception: its CRC follows from the ports that change only if the length of the whole datagram is known,
+//! and the first fragment does not know it. So its fragments may get other addresses, and are dropped (`sctp_fragment`)
+//! where the flow has other ports or would have to be opened. SCTP cuts its data to the path's MTU by itself, and hardly
+//! ever sends any.
+//!
 //! No ICMP time exceeded is sent for a datagram that is given up: whoever puts it together does that.
 
 mod order;

@@ -1,14 +1,15 @@
 //! The packets we make ourselves, in answer to one that gets no service: an ICMP port unreachable as
 //! kube-proxy's reject sends it, or a TCP RST. Both come from the address the packet was sent to.
 //!
-//! Like the kernel (`nf_send_unreach`, `nf_send_reset`) we verify a checksum before we answer and never
-//! answer an error. Unlike it, not even by ICMP a RST.
+//! Like the kernel (`nf_send_unreach`, `nf_send_reset`; SCTP's in its connection tracking) we verify a checksum
+//! before we answer and never answer an error. Unlike it, not even by ICMP a RST or an ABORT.
 
 use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket};
 
 use super::checksum::{field, never_zero, sum, sum_with_pseudo};
 use super::icmp::{ICMP_HEADER, message_sum};
 use super::layout::{Addresses, Csum, Kind, L4Flags, Layout};
+use super::sctp::{self, Chunk};
 use super::tuple::{Address, Family, Proto};
 use super::update;
 
@@ -29,7 +30,7 @@ const TCP_HEADER: u8 = 20;
 /// It quotes the packet as far as fits; an unfinished checksum is finished in the quote.
 ///
 /// Returns 0, and builds nothing, for what must not be answered: ICMP errors, redirects and unknown ICMP
-/// types, RSTs, a wrong checksum; and when `out` is too small.
+/// types, RSTs, ABORTs, a wrong checksum; and when `out` is too small.
 pub fn port_unreachable<A: Address>(offending: &[u8], layout: &Layout, csum: Csum, out: &mut [u8]) -> usize {
     if !answerable::<A>(offending, layout, csum) {
         return 0;
@@ -113,7 +114,10 @@ fn answerable<A: Address>(offending: &[u8], layout: &Layout, csum: Csum) -> bool
         Kind::Flow(proto @ (Proto::Tcp | Proto::Udp)) => {
             unverifiable || sum_with_pseudo(src, dst, proto as u8, l4) == 0xffff
         }
-        Kind::Flow(Proto::Sctp) | Kind::Other => true,
+        Kind::Flow(Proto::Sctp) => {
+            Chunk::of(layout.flags()) != Chunk::Abort && (unverifiable || sctp::is_intact(l4))
+        }
+        Kind::Other => true,
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) const fn never_zero(checksum: u16) -> u16 {
     if checksum == 0 { 0xffff } else { checksum }
 }
 
-/// Where a protocol's header has its 16-bit checksum; SCTP's CRC32c is none.
+/// Where a protocol's header has its 16-bit checksum; SCTP has a CRC32c, which is [`super::sctp`]'s.
 #[inline]
 pub(super) const fn field(proto: Proto) -> Option<usize> {
     match proto {

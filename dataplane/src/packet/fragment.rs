@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use super::checksum::address_change;
 use super::exthdr::{self, Chain, FragmentHeader};
 use super::layout::{ICMP, ICMPV6, Kind, L4Flags, Layout, Piece, SCTP, TCP, UDP, upper, word};
-use super::set_addresses;
 use super::tuple::{Address, Family, Proto};
+use super::{sctp, set_addresses};
 use crate::verdict::DropReason;
 
 /// The last byte a datagram may have.
@@ -151,7 +151,7 @@ fn later(offset: u16, protocol: u8) -> Result<(Kind, L4Flags, Piece), DropReason
 fn first(protocol: u8, icmp: u8, data: &[u8]) -> Result<(Kind, L4Flags, Piece), DropReason> {
     let header = match protocol {
         TCP => data.get(12).map_or(TCP_HEADER, |words| (usize::from(words >> 4) * 4).max(TCP_HEADER)),
-        SCTP => 12,
+        SCTP => sctp::HEADER + sctp::CHUNK_HEADER,
         UDP => 8,
         _ if protocol == icmp => 8,
         _ => 0,
@@ -159,14 +159,19 @@ fn first(protocol: u8, icmp: u8, data: &[u8]) -> Result<(Kind, L4Flags, Piece), 
     if data.len() < header {
         return Err(DropReason::TinyFragment);
     }
-    let (kind, flags) = if protocol == UDP {
-        // The length is the whole datagram's, and more of it is to come.
-        if usize::from(word(data, 4)) <= data.len() {
-            return Err(DropReason::BadL4Header);
+    let (kind, flags) = match protocol {
+        UDP => {
+            // The length is the whole datagram's, and more of it is to come.
+            if usize::from(word(data, 4)) <= data.len() {
+                return Err(DropReason::BadL4Header);
+            }
+            (Kind::Flow(Proto::Udp), L4Flags::default())
         }
-        (Kind::Flow(Proto::Udp), L4Flags::default())
-    } else {
-        upper(protocol, icmp, data)?
+        SCTP => {
+            let chunk = sctp::read(data, true).ok_or(DropReason::BadL4Header)?;
+            (Kind::Flow(Proto::Sctp), chunk.flags())
+        }
+        _ => upper(protocol, icmp, data)?,
     };
     Ok((kind, flags, Piece::First))
 }

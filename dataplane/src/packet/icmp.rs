@@ -6,7 +6,7 @@
 use super::checksum::{Delta, address_change, field, sum, sum_with_pseudo, updated, updated_udp};
 use super::layout::{Addresses, Kind, Layout};
 use super::tuple::{Address, Family, Proto, Tuple};
-use super::{exthdr, set_addresses, set_ports, update};
+use super::{exthdr, sctp, set_addresses, set_ports, update};
 use crate::verdict::DropReason;
 
 pub use super::answer::{MAX_ERROR, port_unreachable, tcp_reset};
@@ -29,8 +29,11 @@ pub struct IcmpError<A> {
     pub redirect: bool,
     /// Its layer-4 header, from the quoted IP header.
     l4: usize,
-    /// Its layer-4 checksum, from the quoted IP header, if it was quoted so far and there is one.
+    /// Its 16-bit layer-4 checksum, from the quoted IP header, if it was quoted so far and there is one.
     checksum: Option<usize>,
+    /// How long its SCTP packet was when it was sent, bytes, if the checksum was quoted; not of a fragment, which does
+    /// not know.
+    sctp_len: Option<usize>,
 }
 
 impl<A: Address> IcmpError<A> {
@@ -72,12 +75,17 @@ impl<A: Address> IcmpError<A> {
         let quote = &mut message[ICMP_HEADER..];
         let delta = Delta::between(&self.embedded, embedded);
         set_addresses(quote, embedded.src, embedded.dst, delta.addr);
-        set_ports(&mut quote[self.l4..], embedded.sport, embedded.dport);
+        let old_ports = set_ports(&mut quote[self.l4..], embedded.sport, embedded.dport);
         if let Some(at) = self.checksum {
             update(quote, at, |checksum| match embedded.proto {
                 Proto::Udp => updated_udp(checksum, delta.l4),
                 Proto::Tcp | Proto::Sctp => updated(checksum, delta.l4),
             });
+        }
+        // SCTP's follows from the length, however much is quoted. Of a fragment it stays what it was: whoever gets the
+        // error goes by ports and verification tag (RFC 9260, section 10).
+        if let Some(len) = self.sctp_len {
+            sctp::follow(&mut quote[self.l4..], len, old_ports);
         }
 
         set_addresses(header, src, dst, address_change((old.src, old.dst), (src, dst)));
@@ -88,7 +96,7 @@ impl<A: Address> IcmpError<A> {
 
     fn read(quote: &[u8], redirect: bool) -> Option<Self> {
         let word = |at: usize| quote.get(at..at + 2).map(|word| u16::from_be_bytes([word[0], word[1]]));
-        let (protocol, l4, total) = match A::FAMILY {
+        let (protocol, l4, total, fragment) = match A::FAMILY {
             Family::V4 => {
                 let header: &[u8; 20] = quote.first_chunk()?;
                 let len = usize::from(header[0] & 0xf) * 4;
@@ -96,7 +104,7 @@ impl<A: Address> IcmpError<A> {
                 if header[0] >> 4 != 4 || len < header.len() || later_fragment {
                     return None;
                 }
-                (header[9], len, usize::from(word(2)?))
+                (header[9], len, usize::from(word(2)?), word(6)? & 0x3fff != 0)
             }
             Family::V6 => {
                 let header: &[u8; 40] = quote.first_chunk()?;
@@ -107,7 +115,8 @@ impl<A: Address> IcmpError<A> {
                 if chain.is_later_fragment() {
                     return None;
                 }
-                (chain.protocol, chain.offset, header.len() + usize::from(word(4)?))
+                let total = header.len() + usize::from(word(4)?);
+                (chain.protocol, chain.offset, total, chain.fragment.is_some())
             }
         };
         let proto = Proto::from_number(protocol)?;
@@ -123,7 +132,9 @@ impl<A: Address> IcmpError<A> {
         // What is quoted beyond the packet's own length is padding.
         let end = total.min(quote.len());
         let checksum = field(proto).map(|at| l4 + at).filter(|at| at + 2 <= end);
-        Some(Self { embedded, redirect, l4, checksum })
+        let summed = proto == Proto::Sctp && !fragment && l4 + sctp::HEADER <= end;
+        let sctp_len = summed.then(|| total - l4);
+        Some(Self { embedded, redirect, l4, checksum, sctp_len })
     }
 }
 

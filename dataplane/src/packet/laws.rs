@@ -42,6 +42,10 @@ fn rewriting_is_building_the_other_way<A: Address>(sample: &Sample<A>, to: &Tupl
     apply(&mut bytes, Csum::Full, &sample.tuple, delta.inverse());
     assert_eq!(bytes, sample.build(), "and back");
 
+    // Nobody leaves SCTP's to the device.
+    if sample.tuple.proto == Proto::Sctp {
+        return;
+    }
     let (vnet, mut bytes) = sample.build_partial();
     assert_eq!(vnet.check(&Layout::of(&bytes).unwrap(), &bytes), Ok(Csum::Partial));
     apply(&mut bytes, Csum::Partial, to, delta);
@@ -59,9 +63,13 @@ fn translating_an_error_is_quoting_the_other_packet<A: Address>(
 ) {
     let quote = |sample: &Sample<A>| {
         let mut quote = sample.build();
-        // Half of TCP's checksum cannot be updated; all shorter and longer quotes can.
-        let l4 = 8 + cut.index(1200);
-        quote.truncate(sample.l4_offset() + if l4 == 17 { 18 } else { l4 });
+        // A part of TCP's checksum, or SCTP's, cannot be updated; all shorter and longer quotes can.
+        let l4 = match (8 + cut.index(1200), sample.tuple.proto) {
+            (17, Proto::Tcp) => 18,
+            (9..12, Proto::Sctp) => 12,
+            (l4, _) => l4,
+        };
+        quote.truncate(sample.l4_offset() + l4);
         quote
     };
     // Length and reserved bytes stay what old routers make of them: zero.
@@ -183,7 +191,9 @@ proptest! {
     fn sctp_addresses_need_no_checksum((from, to) in (tuple(any_v4(), Proto::Sctp), tuple(any_v4(), Proto::Sctp))) {
         let (sample, to) = (Sample::of(from), Tuple { sport: from.sport, dport: from.dport, ..to });
         let mut bytes = sample.build();
+        let checksum = bytes[28..32].to_vec();
         apply(&mut bytes, Csum::Full, &to, Delta::between(&from, &to));
+        prop_assert_eq!(&bytes[28..32], &checksum);
         prop_assert_eq!(bytes, Sample::of(to).build());
     }
 

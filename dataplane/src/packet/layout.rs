@@ -5,10 +5,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::checksum::sum;
 use super::tuple::{Address, Family, Proto, Tuple};
-use super::{exthdr, fragment};
+use super::{exthdr, fragment, sctp};
 use crate::verdict::DropReason;
 
-/// TCP flag bits as the header has them; 0 for other protocols.
+/// What the layer-4 header says to a flow's state. TCP: the flag bits as the header has them. SCTP: the number of the
+/// chunk type that matters, see [`sctp::Chunk`]. Other protocols: 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct L4Flags(pub u8);
 
@@ -38,7 +39,7 @@ impl L4Flags {
 /// What a packet is, as far as NAT cares.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// TCP, UDP or SCTP with a whole minimal header: it has a tuple.
+    /// TCP, UDP or SCTP with a whole minimal header (SCTP: and that of its first chunk): it has a tuple.
     Flow(Proto),
     /// An ICMP error or redirect (RFC 792 types 3, 4, 5, 11, 12; RFC 4443 types 1 to 4; RFC 4861 type 137).
     IcmpError,
@@ -157,7 +158,7 @@ impl Layout {
         self.kind
     }
 
-    /// TCP flags; none for other protocols.
+    /// TCP flags, or SCTP's chunk; none for other protocols.
     #[inline]
     #[must_use]
     pub fn flags(&self) -> L4Flags {
@@ -212,7 +213,7 @@ impl Layout {
     pub fn payload_len(&self, bytes: &[u8]) -> usize {
         let header = match self.kind {
             Kind::Flow(Proto::Tcp) => usize::from(bytes[self.l4_offset() + 12] >> 4) * 4,
-            Kind::Flow(Proto::Sctp) => 12,
+            Kind::Flow(Proto::Sctp) => sctp::HEADER,
             Kind::Flow(Proto::Udp) | Kind::IcmpError | Kind::Icmp => 8,
             Kind::Other => 0,
         };
@@ -304,8 +305,10 @@ pub(super) fn upper(protocol: u8, icmp: u8, l4: &[u8]) -> Result<(Kind, L4Flags)
             }
             Ok((Kind::Flow(Proto::Udp), L4Flags::default()))
         }
-        SCTP if l4.len() < 12 => Err(BAD),
-        SCTP => Ok((Kind::Flow(Proto::Sctp), L4Flags::default())),
+        SCTP => {
+            let chunk = sctp::read(l4, false).ok_or(BAD)?;
+            Ok((Kind::Flow(Proto::Sctp), chunk.flags()))
+        }
         _ if protocol == icmp => {
             let header: &[u8; 8] = l4.first_chunk().ok_or(BAD)?;
             let error = match icmp {

@@ -18,8 +18,9 @@ use super::vnet::VnetHdr;
 #[derive(Clone, Debug)]
 pub(super) struct Sample<A> {
     pub(super) tuple: Tuple<A>,
-    /// TCP: FIN, SYN, RST, PSH, ACK.
+    /// TCP: FIN, SYN, RST, PSH, ACK. SCTP: the type of its chunk, whose value is the payload.
     pub(super) flags: u8,
+    /// SCTP: the verification tag.
     pub(super) seq: u32,
     pub(super) ack: u32,
     pub(super) ttl: u8,
@@ -54,7 +55,12 @@ impl<A: Address> Sample<A> {
             Proto::Udp => builder.udp(sport, dport).write(&mut out, &self.payload),
             Proto::Sctp => {
                 let ports = [sport.to_be_bytes(), dport.to_be_bytes()].concat();
-                builder.write(&mut out, IpNumber::SCTP, &[&ports[..], &[7; 8], &self.payload].concat())
+                let [high, low] = u16::try_from(4 + self.payload.len()).unwrap().to_be_bytes();
+                let (tag, chunk) = (self.seq.to_be_bytes(), [self.flags, 0, high, low]);
+                let mut bytes = [&ports[..], &tag, &[0; 4], &chunk, &self.payload].concat();
+                let crc = crc32c(&bytes);
+                bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+                builder.write(&mut out, IpNumber::SCTP, &bytes)
             }
         }
         .unwrap();
@@ -133,6 +139,17 @@ impl<A: Address> Sample<A> {
     }
 }
 
+/// CRC32c as the definition has it, bit by bit: RFC 9260, appendix A, the polynomial 0x1EDC6F41. Each byte goes in from
+/// its lowest bit, and the register comes out mirrored and complemented.
+pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
+    let bits = bytes.iter().flat_map(|byte| (0..8).map(move |bit| u32::from(byte >> bit & 1)));
+    let register = bits.fold(u32::MAX, |register, bit| {
+        let out = register >> 31 ^ bit;
+        if out == 1 { register << 1 ^ 0x1edc_6f41 } else { register << 1 }
+    });
+    !register.reverse_bits()
+}
+
 /// An ICMP error of this type, code and second word, quoting these bytes.
 pub(super) fn icmp_error<A: Address>(src: A, dst: A, kind: [u8; 2], word: [u8; 4], quote: &[u8]) -> Vec<u8> {
     let sample = Sample::of(Tuple { src, dst, sport: 0, dport: 0, proto: Proto::Udp });
@@ -158,7 +175,16 @@ pub(super) fn assert_valid(bytes: &[u8]) {
         NetSlice::Ipv6(ip) => (ip.header().source_addr().into(), ip.header().destination_addr().into()),
         NetSlice::Arp(_) => unreachable!("no IP packet"),
     };
-    match (packet.transport.unwrap(), src, dst) {
+    let Some(transport) = packet.transport else {
+        let layout = super::layout::Layout::of(bytes).unwrap();
+        assert_eq!(layout.kind(), super::layout::Kind::Flow(Proto::Sctp));
+        let mut l4 = bytes[layout.l4_offset()..layout.total_len()].to_vec();
+        let checksum = u32::from_le_bytes(l4[8..12].try_into().unwrap());
+        l4[8..12].fill(0);
+        assert_eq!(checksum, crc32c(&l4), "SCTP");
+        return;
+    };
+    match (transport, src, dst) {
         (TransportSlice::Tcp(tcp), IpAddr::V4(src), IpAddr::V4(dst)) => {
             assert_eq!(tcp.checksum(), tcp.calc_checksum_ipv4(src.octets(), dst.octets()).unwrap());
         }
@@ -227,7 +253,7 @@ pub(super) fn tuple<A: Address>(
 pub(super) fn rewrite<A: Address>(
     addr: fn() -> BoxedStrategy<A>,
 ) -> impl Strategy<Value = (Sample<A>, Tuple<A>)> {
-    let proto = prop_oneof![Just(Proto::Tcp), Just(Proto::Udp)];
+    let proto = prop_oneof![Just(Proto::Tcp), Just(Proto::Udp), Just(Proto::Sctp)];
     let tuples =
         proto.prop_flat_map(move |proto| [tuple(addr(), proto).boxed(), tuple(addr(), proto).boxed()]);
     let payload =

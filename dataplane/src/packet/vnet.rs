@@ -4,7 +4,9 @@
 //! it is written back. What the kernel (6.x) sends with `TUNSETOFFLOAD(CSUM|TSO4|TSO6|TSO_ECN|USO4|USO6)`:
 //! `NEEDS_CSUM` on TCP and UDP, GSO or not; `DATA_VALID` where a NIC checked a packet; GSO only together
 //! with `NEEDS_CSUM`. ICMP is always summed by whoever builds it, and SCTP's CRC32c is finished before the
-//! device (`skb_csum_hwoffload_help`: a TUN lacks `NETIF_F_SCTP_CRC`). A tunnel's packet (IPIP, GRE) may
+//! device, as its super-packets are cut (`skb_csum_hwoffload_help`: a TUN has neither `NETIF_F_SCTP_CRC` nor
+//! `NETIF_F_GSO_SCTP`, and `TUNSETOFFLOAD` no flag for them). An unfinished one is therefore nobody's who knows SCTP,
+//! and a counted drop. A tunnel's packet (IPIP, GRE) may
 //! have an unfinished checksum of an inner header.
 
 use super::checksum::field;

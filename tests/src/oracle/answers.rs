@@ -106,7 +106,7 @@ pub(super) fn refused(view: &View, outcome: &Outcome) -> Judgement {
     if (kind, code) != want {
         return Err(format!("refused by ICMP type {kind} code {code}"));
     }
-    let ported = matches!(view.l4, L4::Tcp { .. } | L4::Udp { .. });
+    let ported = matches!(view.l4, L4::Tcp { .. } | L4::Udp { .. } | L4::Sctp { .. });
     if ported && quoted.is_none_or(|quoted| (quoted.src, quoted.dst) != (view.src, view.dst)) {
         return Err(format!("quotes {quoted:?}"));
     }

@@ -3,6 +3,7 @@
 use dataplane::clock::Time;
 use dataplane::packet::tuple::Proto;
 
+use super::association::Association;
 use crate::packets::flags;
 
 /// A flow's past.
@@ -19,6 +20,7 @@ pub(super) struct History {
     fin: [bool; 2],
     closed: bool,
     reset: bool,
+    association: Association,
 }
 
 impl History {
@@ -35,6 +37,7 @@ impl History {
             fin: [false; 2],
             closed: false,
             reset: false,
+            association: Association::begun_with(seen),
         };
         history.observe(false, seen, now);
         history
@@ -42,7 +45,12 @@ impl History {
 
     /// Takes one packet down; true when it ends the flow at once.
     pub(super) fn observe(&mut self, is_reply: bool, seen: u8, now: Time) -> bool {
-        if self.proto != Proto::Tcp {
+        if self.proto == Proto::Sctp {
+            self.association.observe(is_reply, seen);
+            self.last = now;
+            return false;
+        }
+        if self.proto == Proto::Udp {
             self.replied |= is_reply;
             // A stream is a flow with an answer, two seconds old at least.
             self.stream |= self.replied && now.since(self.opened) >= 2_000_000_000;
@@ -91,16 +99,26 @@ impl History {
             .then(|| self.last.plus_nanos(60_000_000_000))
     }
 
-    /// The client's SYN may open the tuple anew.
+    /// The client's SYN or INIT may open the tuple anew.
     pub(super) fn reopenable(&self) -> bool {
-        self.proto == Proto::Tcp && (self.reset || self.closed)
+        match self.proto {
+            Proto::Tcp => self.reset || self.closed,
+            Proto::Udp => false,
+            Proto::Sctp => self.association.is_over(),
+        }
+    }
+
+    /// It is an SCTP association that both ends know.
+    pub(super) fn is_associated(&self) -> bool {
+        self.proto == Proto::Sctp && self.association.is_up()
     }
 
     /// Seconds it may stay idle. Closed by the server, it keeps its tuple for a minute at least.
     pub(super) fn ttl(&self) -> u32 {
         let class = match self.proto {
-            Proto::Udp | Proto::Sctp if self.stream => 120,
-            Proto::Udp | Proto::Sctp => 30,
+            Proto::Sctp => self.association.ttl(),
+            Proto::Udp if self.stream => 120,
+            Proto::Udp => 30,
             Proto::Tcp if self.reset => 10,
             Proto::Tcp if self.closed => 120,
             Proto::Tcp if self.fin == [true; 2] => 30,
@@ -119,6 +137,7 @@ impl History {
 
     /// It may never be evicted to make room.
     pub(super) fn protected(&self) -> bool {
-        self.proto == Proto::Tcp && self.established && self.fin == [false; 2] && !self.reset
+        let tcp = self.proto == Proto::Tcp && self.established && self.fin == [false; 2] && !self.reset;
+        tcp || self.is_associated()
     }
 }

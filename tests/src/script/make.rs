@@ -6,7 +6,7 @@ use dataplane::packet::tuple::Proto;
 
 use super::Segment;
 use crate::cluster::{Sources, addr, ip};
-use crate::packets::{self, IcmpError, Offload, Spec, Wire, flags, icmp_error, tcp, udp};
+use crate::packets::{self, IcmpError, Offload, Spec, Wire, chunks, flags, icmp_error, sctp, tcp, udp};
 
 /// Three hosts outside, or with sources that are kept also a pod, an endpoint, and two addresses of the host, of
 /// which the last is an endpoint too.
@@ -45,15 +45,16 @@ pub(super) fn plain(proto: Proto, src: SocketAddr, dst: SocketAddr, segment: Seg
     let payload: Vec<u8> = (0..segment.payload).map(|n| n.to_le_bytes()[0]).collect();
     match proto {
         Proto::Tcp => tcp(src, dst, segment.flags).seq(u32::from(segment.payload) << 20).payload(payload),
-        Proto::Udp | Proto::Sctp => udp(src, dst).payload(payload),
+        Proto::Udp => udp(src, dst).payload(payload),
+        Proto::Sctp => sctp(src, dst, segment.chunks()).payload(payload),
     }
 }
 
 pub(super) fn packet(proto: Proto, src: SocketAddr, dst: SocketAddr, segment: Segment) -> Wire {
     let spec = plain(proto, src, dst, segment).ttl(segment.offload | 1).tos(segment.flags);
     let spec = match (segment.offload % 8, proto, src) {
-        (0 | 1, ..) => spec.offload(Offload::Checksum),
-        (2, ..) if segment.payload > 100 => spec.offload(Offload::Gso(100)),
+        (0 | 1, Proto::Tcp | Proto::Udp, _) => spec.offload(Offload::Checksum),
+        (2, Proto::Tcp | Proto::Udp, _) if segment.payload > 100 => spec.offload(Offload::Gso(100)),
         (3, Proto::Udp, SocketAddr::V4(_)) => spec.no_checksum(),
         (4, _, SocketAddr::V4(_)) => spec.ip_options(&[148, 4, 0, 0]),
         (4, _, SocketAddr::V6(_)) => {
@@ -89,11 +90,15 @@ pub(super) fn error(about: Spec, kind: u8, forged: bool, quoted: usize) -> Wire 
     Wire::plain(icmp_error(kind, addr(from).ip(), to, quoted))
 }
 
+/// How many there are.
+pub(super) const STRANGERS: u8 = 22;
+
 pub(super) fn stranger(which: u8) -> Wire {
     let t = |src: &str, dst: &str, flags| tcp(addr(src), addr(dst), flags).payload(*b"x").wire();
     let u = |src: &str, dst: &str| udp(addr(src), addr(dst)).payload(*b"x").wire();
     let echo = |src: &str, dst: &str| Wire::plain(packets::echo(addr(src).ip(), addr(dst).ip()));
-    match which % 17 {
+    let s = |src: &str, dst: &str, chunk| sctp(addr(src), addr(dst), &[chunk]).payload(*b"x").wire();
+    match which % STRANGERS {
         0 => t("10.1.0.1:40000", "10.96.0.10:81", flags::SYN),
         1 => t("10.1.0.1:40000", "10.96.0.77:80", flags::SYN),
         2 => t("10.1.0.1:40000", "192.0.2.7:80", flags::ACK),
@@ -110,6 +115,11 @@ pub(super) fn stranger(which: u8) -> Wire {
         13 => t("10.244.1.1:8080", "169.254.77.1:7", flags::ACK),
         14 => u("10.1.0.1:40000", "169.254.3.4:80"),
         15 => echo("10.1.0.1:0", "169.254.3.4:0"),
+        16 => s("10.1.0.1:40000", "10.96.0.10:81", chunks::INIT),
+        17 => s("[fd01::1]:40000", "[fd96::77]:80", chunks::DATA),
+        18 => s("10.1.0.1:40000", "192.0.2.7:80", chunks::ABORT),
+        19 => s("[fd24::1:1]:53", "[fd00:ffff::1]:7", chunks::SACK),
+        20 => s("10.1.0.1:40000", "169.254.3.4:80", chunks::INIT),
         _ => t("10.1.0.1:40000", "10.96.0.10:80", flags::SYN | flags::ACK),
     }
 }

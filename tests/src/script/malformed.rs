@@ -7,7 +7,9 @@ use dataplane::verdict::DropReason;
 use etherparse::{IpNumber, checksum::Sum16BitWords};
 
 use crate::cluster::addr;
-use crate::packets::{IcmpError, Offload, Spec, Wire, flags, fragment, head, icmp, icmp_error, tcp, udp};
+use crate::packets::{
+    IcmpError, Offload, Spec, Wire, chunks, flags, fragment, head, icmp, icmp_error, sctp, tcp, udp,
+};
 
 /// One such frame.
 #[derive(Clone, Debug)]
@@ -89,6 +91,14 @@ fn udp6() -> Spec {
     udp(client6(), addr("[fd96::10]:53")).payload(*b"some payload")
 }
 
+fn sctp4() -> Spec {
+    sctp(client4(), addr("10.96.0.10:80"), &[chunks::INIT]).payload([0; 16])
+}
+
+fn sctp6() -> Spec {
+    sctp(client6(), addr("[fd96::10]:80"), &[chunks::INIT]).payload([0; 16])
+}
+
 fn lengths(list: &mut List) {
     use DropReason::{BadL4Header, BadTotalLength, BadVersion, Truncated};
     list.raw("a zero-length read", Truncated, Vec::new());
@@ -115,6 +125,13 @@ fn lengths(list: &mut List) {
         list.changed("UDP length beyond the packet", BadL4Header, &spec, |p| set_from_end(p, 15, 21));
         list.changed("UDP length below its header", BadL4Header, &spec, |p| set_from_end(p, 15, 7));
         list.changed("UDP length zero", BadL4Header, &spec, |p| set_from_end(p, 15, 0));
+    }
+    for spec in [sctp4(), sctp6()] {
+        list.changed("SCTP header cut by the total length", BadL4Header, &spec, |p| shrink(p, 21));
+        list.changed("SCTP without a chunk", BadL4Header, &spec, |p| shrink(p, 20));
+        list.changed("SCTP with half a chunk's header", BadL4Header, &spec, |p| shrink(p, 18));
+        list.changed("SCTP chunk beyond the packet", BadL4Header, &spec, |p| set_from_end(p, 17, 21));
+        list.changed("SCTP chunk below its header", BadL4Header, &spec, |p| set_from_end(p, 17, 3));
     }
 }
 
@@ -186,6 +203,13 @@ fn fragments(list: &mut List) {
             &short,
         );
     }
+    for bytes in [sctp4().bytes(), sctp6().bytes()] {
+        let of = &bytes[head(&bytes)..];
+        let part = fragment(&bytes, 9, 0, true, &of[..8]);
+        list.bytes("a first fragment without the SCTP checksum", TinyFragment, part);
+        let part = fragment(&bytes, 9, 0, true, &[&of[..12], &[0; 12]].concat());
+        list.bytes("a first fragment with an SCTP chunk of no length", BadL4Header, part);
+    }
     let options =
         udp6().extension(IpNumber::IPV6_DESTINATION_OPTIONS, &[1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     let bytes = options.bytes();
@@ -227,6 +251,9 @@ fn offloads(list: &mut List) {
                 list.wire(name, reason, &wire);
             }
         }
+    }
+    for spec in [sctp4(), sctp6()] {
+        list.wire("an unfinished SCTP checksum", reason, &spec.offload(Offload::Checksum).wire());
     }
     let mut wire = syn4().wire();
     wire.vnet.gso_type = 0x80;

@@ -54,7 +54,7 @@ impl Play<'_> {
         self.count("in fragments");
         let outcome = as_one(&outcomes)?;
         self.oracle
-            .judge(self.ready.then_some(cluster), &whole, &outcome, gateway.now)
+            .judge_pieces(self.ready.then_some(cluster), &whole, &outcome, gateway.now)
             .map_err(|what| format!("{what}; sent in fragments {:02x?}", &packet[..packet.len().min(60)]))
     }
 }

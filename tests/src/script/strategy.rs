@@ -3,8 +3,12 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::{Change, Converse, Cutting, Script, Segment, Step};
+use super::make::STRANGERS;
+use super::{Change, Converse, Cutting, FRONTENDS, Script, Segment, Step};
 use crate::packets::flags::{ACK, FIN, PSH, RST, SYN};
+
+#[allow(clippy::cast_possible_truncation, reason = "there are a few")]
+const SERVICES: u8 = FRONTENDS.len() as u8;
 
 /// Stories of up to `length` steps.
 pub fn script(length: usize) -> impl Strategy<Value = Script> {
@@ -31,7 +35,7 @@ fn step() -> impl Strategy<Value = Step> {
     let worker = 0_u8..3;
     // Few ports of each client, so that they clash.
     let port = prop_oneof![2 => Just(0_u8), 1 => 0_u8..5];
-    let service = prop_oneof![2 => 0_u8..8, 1 => 0_u8..2];
+    let service = prop_oneof![2 => 0..SERVICES, 1 => 0_u8..2];
     let client = (worker.clone(), 0_u8..6, port, service, segment(opening())).prop_map(
         |(worker, client, port, service, segment)| Step::Client { worker, client, port, service, segment },
     );
@@ -39,7 +43,7 @@ fn step() -> impl Strategy<Value = Step> {
         .prop_map(|(worker, flow, reply, segment)| Step::Known { worker, flow, reply, segment });
     let pieces = (
         worker.clone(),
-        (0_u8..3, 0_u8..5, 0_u8..8),
+        (0_u8..3, 0_u8..5, 0..SERVICES),
         prop::option::weighted(0.7, (any::<u16>(), any::<bool>())),
         (prop_oneof![3 => Just(ACK), 1 => Just(SYN), 1 => Just(SYN | ACK)], 60_u16..3_002, any::<u8>()),
         cutting(),
@@ -53,6 +57,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Converse::CloseByClient),
         2 => Just(Converse::CloseByServer),
         1 => Just(Converse::Reopen),
+        1 => Just(Converse::Refuse),
     ];
     let converse = (worker.clone(), any::<u16>(), how).prop_map(|(worker, flow, how)| Step::Converse {
         worker,
@@ -69,9 +74,10 @@ fn step() -> impl Strategy<Value = Step> {
                 forged,
                 quoted,
             });
-    let stranger = (worker.clone(), 0_u8..17).prop_map(|(worker, which)| Step::Stranger { worker, which });
+    let stranger =
+        (worker.clone(), 0..STRANGERS).prop_map(|(worker, which)| Step::Stranger { worker, which });
     let malformed = (worker, any::<u8>()).prop_map(|(worker, which)| Step::Malformed { worker, which });
-    let change = (0_u8..8, 0_u8..3, change()).prop_map(|(service, endpoint, change)| Step::Change {
+    let change = (0..SERVICES, 0_u8..3, change()).prop_map(|(service, endpoint, change)| Step::Change {
         service,
         endpoint,
         change,

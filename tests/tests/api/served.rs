@@ -12,7 +12,7 @@ use dataplane::verdict::DropReason;
 use tests::check::assert_valid;
 use tests::cluster::{SNAT4, SNAT6, addr, ip};
 use tests::gateway::{Gateway, Outcome};
-use tests::packets::{flags, tcp, udp};
+use tests::packets::{chunks, flags, sctp, tcp, udp};
 
 use super::*;
 
@@ -116,7 +116,8 @@ impl Served {
     pub(crate) fn open(&mut self, proto: Proto, from: &str, vip: &str) -> Reached {
         let packet = match proto {
             Proto::Tcp => tcp(addr(from), addr(vip), flags::SYN),
-            Proto::Udp | Proto::Sctp => udp(addr(from), addr(vip)).payload(*b"q"),
+            Proto::Udp => udp(addr(from), addr(vip)).payload(*b"q"),
+            Proto::Sctp => sctp(addr(from), addr(vip), &[chunks::INIT]).payload([0; 16]),
         };
         reached(self.gateway.send(0, &packet.wire()))
     }

@@ -189,11 +189,17 @@ fn what_controllers_read_is_no_business_of_a_proxy() {
     let reading = read(&service(json!({
         "type": "LoadBalancer", "clusterIP": "10.96.0.10", "sessionAffinity": "None", "loadBalancerClass": "x",
         "publishNotReadyAddresses": true, "trafficDistribution": "PreferClose", "ipFamilyPolicy": "PreferDualStack",
-        "ports": [{"name": "a", "port": 80, "nodePort": 30080, "targetPort": "http", "appProtocol": "h2c"}],
+        "ports": [
+            {"name": "a", "port": 80, "nodePort": 30080, "targetPort": "http", "appProtocol": "h2c"},
+            {"name": "b", "port": 81, "protocol": "SCTP"},
+        ],
     })));
     assert_eq!(reading.problems, []);
     let service = reading.value.unwrap();
-    assert_eq!(service.ports.iter().map(|port| port.node_port).collect::<Vec<_>>(), [Some(30080)]);
+    assert_eq!(
+        service.ports.iter().map(|port| (port.proto, port.node_port)).collect::<Vec<_>>(),
+        [(Proto::Tcp, Some(30080)), (Proto::Sctp, None)]
+    );
 }
 
 #[test]

@@ -17,7 +17,7 @@ use super::*;
 use crate::config::file::ConfigFile;
 use crate::config::{Config, Machine};
 use crate::fixtures::{self, slice};
-use crate::model::Service;
+use crate::model::{Port, Service};
 use crate::socket::wire::{Answer, Query, Services, Status};
 
 /// A host that takes down what it is asked for.

@@ -129,7 +129,7 @@ fn a_datagram_in_fragments_goes_where_it_would_go_whole_and_so_does_its_answer()
 }
 
 /// The packet with the identification its fragments have: the one thing cutting adds.
-fn joined_as(packet: &[u8], number: u16) -> Vec<u8> {
+pub(super) fn joined_as(packet: &[u8], number: u16) -> Vec<u8> {
     let mut packet = packet.to_vec();
     if packet[0] >> 4 == 4 {
         packet[4..6].copy_from_slice(&number.to_be_bytes());

@@ -212,6 +212,25 @@ fn a_reset_is_never_answered() {
 }
 
 #[test]
+fn sctp_is_answered_once_its_crc_was_verified_and_never_an_abort() {
+    const ABORT: u8 = 6;
+    let (good, abort) = (v4(Proto::Sctp).build(), Sample { flags: ABORT, ..v4(Proto::Sctp) }.build());
+    let (good6, abort6) = (v6(Proto::Sctp).build(), Sample { flags: ABORT, ..v6(Proto::Sctp) }.build());
+    assert!(unreachable_of::<Ipv4Addr>(&good, Csum::Full).is_some());
+    assert!(unreachable_of::<Ipv6Addr>(&good6, Csum::Full).is_some());
+    assert_eq!(unreachable_of::<Ipv4Addr>(&abort, Csum::Full), None);
+    assert_eq!(unreachable_of::<Ipv6Addr>(&abort6, Csum::Full), None);
+    for at in [24, 28, 31, 40] {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        assert_eq!(unreachable_of::<Ipv4Addr>(&bytes, Csum::Full), None, "byte {at}");
+        // Bytes behind the packet are not under it.
+        let padded = [&good[..], &[1, 2, 3]].concat();
+        assert!(unreachable_of::<Ipv4Addr>(&padded, Csum::Full).is_some());
+    }
+}
+
+#[test]
 fn without_room_nothing_is_built() {
     let bytes = v4(Proto::Tcp).build();
     let layout = Layout::of(&bytes).unwrap();

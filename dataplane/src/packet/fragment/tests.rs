@@ -136,6 +136,16 @@ fn headers_are_in_the_first_fragment_whole() {
     for bytes in both(6, 0, true, &tcp) {
         assert_eq!(found(&bytes), Ok((Kind::Flow(Proto::Tcp), Piece::First)));
     }
+    // Of SCTP, the beginning of a chunk whose end comes later.
+    let mut sctp = [0; 16];
+    for (len, expected) in
+        [(1_000_u16, Ok((Kind::Flow(Proto::Sctp), Piece::First))), (3, Err(DropReason::BadL4Header))]
+    {
+        sctp[14..].copy_from_slice(&len.to_be_bytes());
+        for bytes in both(132, 0, true, &sctp) {
+            assert_eq!(found(&bytes), expected, "a chunk of {len}");
+        }
+    }
     // Where a TCP header must have been, nothing may begin.
     for (protocol, offset, expected) in
         [(6, 8, tiny), (6, 16, tiny), (6, 24, LATER), (17, 8, LATER), (1, 8, LATER), (50, 8, LATER)]

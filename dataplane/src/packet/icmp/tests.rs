@@ -245,3 +245,35 @@ fn bytes_behind_the_packet_are_not_touched() {
     assert_valid(&bytes[..len]);
     assert_eq!(bytes[len..], [0xee; 7]);
 }
+
+#[test]
+fn a_quoted_crc_follows_as_far_as_that_can_be_known() {
+    let sample = Sample { payload: vec![9; 700], ..v4(Proto::Sctp) };
+    let to = Tuple { dst: VIP, dport: 9_999, ..sample.tuple };
+    let (here, there) = (sample.build(), Sample { tuple: to, ..sample.clone() }.build());
+    for quoted in [28, 29, 31, 32, 36, 500, here.len()] {
+        let mut bytes = error_v4([3, 4], [0; 4], &here[..quoted]);
+        translate(&mut bytes, &to, ROUTER, CLIENT);
+        assert_valid(&bytes);
+        // Of the CRC all or nothing: a part of it says nothing to anybody.
+        let crc = if quoted >= 32 { &there[28..32] } else { &here[28..quoted] };
+        assert_eq!((&bytes[28..56], &bytes[56..28 + quoted.min(32)]), (&there[..28], crc), "{quoted} quoted");
+        assert_eq!(bytes[(28 + 32).min(bytes.len())..], there[32.min(quoted)..quoted]);
+    }
+    // A fragment's length is not that of what the CRC is over.
+    let mut fragment = here[..20 + 512].to_vec();
+    fragment[6] |= 0x20;
+    fragment[2..4].copy_from_slice(&532_u16.to_be_bytes());
+    crate::packet::samples::fix_header(&mut fragment);
+    let mut bytes = error_v4([3, 4], [0; 4], &fragment);
+    translate(&mut bytes, &to, ROUTER, CLIENT);
+    assert_valid(&bytes);
+    assert_eq!((&bytes[48..52], &bytes[56..60]), (&there[20..24], &here[28..32]));
+    // What is quoted behind the packet's own end is not its CRC.
+    let mut short = here.clone();
+    short[2..4].copy_from_slice(&30_u16.to_be_bytes());
+    crate::packet::samples::fix_header(&mut short);
+    let mut bytes = error_v4([3, 4], [0; 4], &short);
+    translate(&mut bytes, &to, ROUTER, CLIENT);
+    assert_eq!(bytes[56..60], here[28..32]);
+}

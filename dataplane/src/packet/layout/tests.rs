@@ -1,5 +1,6 @@
 use super::*;
 use crate::packet::samples::{Sample, fix_header, icmp_error, v4, v6};
+use crate::packet::sctp::Chunk;
 
 const PROTOS: [Proto; 3] = [Proto::Tcp, Proto::Udp, Proto::Sctp];
 
@@ -26,8 +27,10 @@ fn finds<A: Address>(sample: &Sample<A>, header: usize) {
     assert_eq!(layout.tuple::<A>(&bytes), sample.tuple);
     let Addresses::<A> { src, dst } = layout.addresses(&bytes);
     assert_eq!((src, dst), (sample.tuple.src, sample.tuple.dst));
-    assert_eq!(layout.payload_len(&bytes), sample.payload.len());
-    assert_eq!(bytes.len(), sample.l4_offset() + header + sample.payload.len());
+    // Of SCTP, a chunk's header is no payload to us, but it is behind the header.
+    let chunk = if sample.tuple.proto == Proto::Sctp { 4 } else { 0 };
+    assert_eq!(layout.payload_len(&bytes), sample.payload.len() + chunk);
+    assert_eq!(bytes.len(), sample.l4_offset() + header + chunk + sample.payload.len());
     let flags = if sample.tuple.proto == Proto::Tcp { sample.flags } else { 0 };
     assert_eq!(layout.flags(), L4Flags(flags));
     let padded = [&bytes[..], &[0xaa; 9]].concat();
@@ -62,6 +65,34 @@ fn flags_are_those_of_the_header() {
 }
 
 #[test]
+fn the_flags_of_sctp_are_its_chunk() {
+    for (number, tag, chunk) in [
+        (0, 7, Chunk::Other),
+        (1, 0, Chunk::Init),
+        (1, 7, Chunk::Other),
+        (6, 7, Chunk::Abort),
+        (14, 7, Chunk::ShutdownComplete),
+    ] {
+        let four = Sample { flags: number, seq: tag, ..v4(Proto::Sctp) }.build();
+        let six = Sample { flags: number, seq: tag, options: true, ..v6(Proto::Sctp) }.build();
+        for bytes in [four, six] {
+            assert_eq!(Chunk::of(Layout::of(&bytes).unwrap().flags()), chunk, "type {number}, tag {tag}");
+        }
+    }
+}
+
+#[test]
+fn sctp_without_a_chunk_or_with_one_that_lies_is_refused() {
+    let bytes = v4(Proto::Sctp).build();
+    for len in [0_u16, 3, 10, 65_535] {
+        assert_eq!(error(&with(bytes.clone(), 34, &len.to_be_bytes())), DropReason::BadL4Header, "{len}");
+    }
+    let (four, six) = (&bytes[..32], &v6(Proto::Sctp).build()[..52]);
+    assert_eq!(error(&with(four.to_vec(), 2, &[0, 32])), DropReason::BadL4Header);
+    assert_eq!(error(&with(six.to_vec(), 4, &[0, 12])), DropReason::BadL4Header);
+}
+
+#[test]
 fn a_packet_cut_anywhere_is_refused() {
     for proto in PROTOS {
         for bytes in [v4(proto).build(), v6(proto).build(), Sample { options: true, ..v6(proto) }.build()] {
@@ -76,7 +107,7 @@ fn a_packet_cut_anywhere_is_refused() {
 
 #[test]
 fn a_layer_4_header_cut_by_the_total_length_is_refused() {
-    for (proto, header) in [(Proto::Tcp, 20), (Proto::Udp, 8), (Proto::Sctp, 12)] {
+    for (proto, header) in [(Proto::Tcp, 20), (Proto::Udp, 8), (Proto::Sctp, 16)] {
         for len in 0..header {
             let total = u16::try_from(20 + len).unwrap().to_be_bytes();
             assert_eq!(
