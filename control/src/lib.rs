@@ -24,6 +24,7 @@ pub mod config;
 pub mod demo;
 pub mod desired;
 pub mod explain;
+pub mod health;
 pub mod ids;
 pub mod model;
 pub mod netns;

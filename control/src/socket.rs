@@ -138,7 +138,9 @@ async fn respond(request: &Request<Incoming>, asks: &mpsc::Sender<Ask>) -> Respo
     }
     let query = match Query::parse(request.uri().path(), request.uri().query()) {
         Ok(query) => query,
-        Err(what) if request.uri().path() == "/v1/flows" => return refusal(StatusCode::BAD_REQUEST, &what),
+        Err(what) if matches!(request.uri().path(), "/v1/flows" | "/v1/explain") => {
+            return refusal(StatusCode::BAD_REQUEST, &what);
+        }
         Err(what) => return refusal(StatusCode::NOT_FOUND, &what),
     };
     let (answer, answered) = oneshot::channel();

@@ -217,6 +217,7 @@ impl<S: Steering> Lifecycle<S> {
             }
         }
         self.pacer.published(Clock.now());
+        self.state.answer_health_checks();
         self.state.tell_troubles();
         self.collect();
         if self.state.has_world() {
@@ -285,6 +286,7 @@ impl<S: Steering> Lifecycle<S> {
             return Err(error.into());
         }
         self.state.keep_house();
+        self.state.answer_health_checks();
         if !self.served {
             self.serve_locally().await;
         }

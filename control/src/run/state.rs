@@ -12,6 +12,7 @@ use crate::compile::Compiler;
 use crate::config::Config;
 use crate::config::detect::DetectLocal;
 use crate::desired::Desired;
+use crate::health::HealthPorts;
 use crate::node::{LocalFrontends, Surroundings};
 use crate::run::fabric::Parts;
 use crate::run::troubles::{ByObject, Troubles};
@@ -34,6 +35,7 @@ pub struct State {
     waits: ByObject,
     world: Option<Arc<World>>,
     troubles: Troubles,
+    health: HealthPorts,
     retired: usize,
     connected: bool,
     /// How often that ended.
@@ -61,6 +63,7 @@ impl State {
             waits: ByObject::new(),
             world: None,
             troubles: Troubles::default(),
+            health: HealthPorts::default(),
             retired: 0,
             connected: false,
             source_lost: 0,
@@ -192,7 +195,15 @@ impl State {
 
     /// Tells the log what is newly wrong, and what is no longer.
     pub fn tell_troubles(&mut self) {
-        self.troubles.update([self.desired.problems(), self.compiler.problems(), &self.waits]).log();
+        let parts = [self.desired.problems(), self.compiler.problems(), &self.waits, self.health.problems()];
+        self.troubles.update(parts).log();
+    }
+
+    /// Answers load balancers at the ports they ask at, with what is served now.
+    pub fn answer_health_checks(&mut self) {
+        let Some(World::Ready(world)) = self.world.as_deref() else { return };
+        let healthy = self.ready && !self.stopping;
+        self.health.set(self.compiler.health(), &world.fabric().node_addresses, healthy);
     }
 
     /// The objects.
@@ -204,6 +215,7 @@ impl State {
     /// The first snapshot is out and its routes are in place.
     pub fn set_ready(&mut self) {
         self.ready = true;
+        self.answer_health_checks();
         let services = self.snapshot().map_or(0, Snapshot::service_count);
         tracing::info!(service_ports = services, "ready");
     }
@@ -218,6 +230,7 @@ impl State {
     pub fn set_stopping(&mut self) {
         self.stopping = true;
         self.ready = false;
+        self.answer_health_checks();
     }
 
     /// What the workers leave to this thread; once a second.

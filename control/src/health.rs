@@ -1,0 +1,264 @@
+//! `healthCheckNodePort`: load balancers ask each node whether it has endpoints of a Service, over HTTP. Status, headers
+//! and body are kube-proxy's, to the byte.
+//!
+//! One listener for each Service and address of this host that takes node ports, on the one runtime. What is asked for
+//! is set after every publish: listeners that stay are not touched, and answer with what is known at the time.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::server::conn::http1;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+
+use crate::compile::Health;
+use crate::model::{ObjectKey, Problem};
+
+/// Connections served at one time by a listener; a further one waits.
+const CONNECTIONS: usize = 64;
+/// Whoever does not finish a request within this time is hung up on.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The listeners there are.
+#[derive(Debug, Default)]
+pub struct HealthPorts {
+    open: BTreeMap<(ObjectKey, SocketAddr), Open>,
+    /// What could not be opened, by object.
+    problems: BTreeMap<String, Vec<Problem>>,
+}
+
+/// What is said of a Service at one address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Report {
+    service: ObjectKey,
+    ready: usize,
+    healthy: bool,
+}
+
+#[derive(Debug)]
+struct Open {
+    report: watch::Sender<Report>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl HealthPorts {
+    /// Listens for exactly these Services at these addresses. `healthy` says whether new flows are served here at all.
+    /// Where a port cannot be had, that is a problem of its Service, and the next call tries again.
+    ///
+    /// Must be called on a runtime.
+    pub fn set(&mut self, services: &BTreeMap<ObjectKey, Health>, addresses: &[IpAddr], healthy: bool) {
+        let mut wanted = BTreeMap::new();
+        for (service, health) in services {
+            for addr in addresses {
+                let [v4, v6] = health.families;
+                let (served, ready) =
+                    if addr.is_ipv4() { (v4, health.ready_v4) } else { (v6, health.ready_v6) };
+                if served {
+                    let report = Report { service: service.clone(), ready, healthy };
+                    wanted.insert((service.clone(), SocketAddr::new(*addr, health.port)), report);
+                }
+            }
+        }
+        // Those that go make room for those that come.
+        self.open.retain(|at, _| wanted.contains_key(at));
+        self.problems.clear();
+        for (at, report) in wanted {
+            match self.open.get(&at) {
+                Some(open) => {
+                    open.report.send_if_modified(|known| {
+                        let news = *known != report;
+                        *known = report;
+                        news
+                    });
+                }
+                None => match Open::new(at.1, report) {
+                    Ok(open) => drop(self.open.insert(at, open)),
+                    Err(error) => self.complain(&at, &error),
+                },
+            }
+        }
+    }
+
+    /// Ports that could not be had, by object.
+    #[must_use]
+    pub fn problems(&self) -> &BTreeMap<String, Vec<Problem>> {
+        &self.problems
+    }
+
+    fn complain(&mut self, (service, at): &(ObjectKey, SocketAddr), error: &io::Error) {
+        let object = format!("Service {service}");
+        self.problems.entry(object.clone()).or_default().push(Problem {
+            object,
+            field: "spec.healthCheckNodePort".to_owned(),
+            what: format!(
+                "cannot listen at {at}: {error}; load balancers take this node for one without endpoints"
+            ),
+            remedy:
+                "free the port on this node, or give the Service another one; it is tried again every second"
+                    .to_owned(),
+        });
+    }
+}
+
+impl Open {
+    fn new(at: SocketAddr, report: Report) -> io::Result<Self> {
+        let listener = TcpListener::bind(at)?;
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let (report, reported) = watch::channel(report);
+        Ok(Self { report, task: tokio::spawn(serve(listener, reported)) })
+    }
+}
+
+async fn serve(listener: tokio::net::TcpListener, report: watch::Receiver<Report>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let report = report.clone();
+                tokio::spawn(async move {
+                    let service = hyper::service::service_fn(move |_: Request<Incoming>| {
+                        let response = respond(&report.borrow());
+                        async move { Ok::<_, Infallible>(response) }
+                    });
+                    let connection = http1::Builder::new()
+                        .timer(TokioTimer::new())
+                        .header_read_timeout(PATIENCE)
+                        .serve_connection(TokioIo::new(stream), service);
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%error, "health check: connection ended");
+                    }
+                    drop(place);
+                });
+            }
+            // Out of descriptors: some connection ends in a while. Trying at once would spin.
+            Err(error) => {
+                tracing::debug!(%error, "health check: accept failed");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+/// Any path, any method: kube-proxy looks at neither.
+fn respond(report: &Report) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body(report))));
+    if report.ready == 0 || !report.healthy {
+        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    }
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert("x-load-balancing-endpoint-weight", HeaderValue::from(report.ready));
+    response
+}
+
+/// Names of objects need no escaping.
+fn body(Report { service, ready, healthy }: &Report) -> String {
+    let ObjectKey { namespace, name } = service;
+    format!(
+        "{{\n\t\"service\": {{\n\t\t\"namespace\": \"{namespace}\",\n\t\t\"name\": \"{name}\"\n\t}},\n\t\"localEndpoints\": {ready},\n\t\"serviceProxyHealthy\": {healthy}\n}}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::fixtures::{ip, key};
+
+    const HERE: &str = "127.0.0.1";
+
+    /// A port nobody has just now.
+    fn free() -> u16 {
+        TcpListener::bind((HERE, 0)).unwrap().local_addr().unwrap().port()
+    }
+
+    async fn get(port: u16) -> io::Result<String> {
+        let mut stream = TcpStream::connect((HERE, port)).await?;
+        stream.write_all(b"GET /any/path HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok(text)
+    }
+
+    fn health(port: u16, ready_v4: usize) -> Health {
+        Health { port, ready_v4, ready_v6: 0, families: [true, false] }
+    }
+
+    fn run(story: impl Future<Output = ()>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), story).await.unwrap() });
+    }
+
+    #[test]
+    fn it_answers_in_kube_proxys_words() {
+        run(async {
+            let (port, mut ports) = (free(), HealthPorts::default());
+            let here = [ip(HERE)];
+            ports.set(&[(key("web"), health(port, 2))].into(), &here, true);
+            let said = get(port).await.unwrap();
+            assert!(said.starts_with("HTTP/1.1 200 OK\r\n"), "{said}");
+            for header in [
+                "content-type: application/json\r\n",
+                "x-content-type-options: nosniff\r\n",
+                "x-load-balancing-endpoint-weight: 2\r\n",
+            ] {
+                assert!(said.contains(header), "{said}");
+            }
+            let body = "\r\n\r\n{\n\t\"service\": {\n\t\t\"namespace\": \"default\",\n\t\t\"name\": \"web\"\n\t},\n\t\"localEndpoints\": 2,\n\t\"serviceProxyHealthy\": true\n}";
+            assert!(said.ends_with(body), "{said}");
+            ports.set(&[(key("web"), health(port, 0))].into(), &here, true);
+            assert!(get(port).await.unwrap().starts_with("HTTP/1.1 503 Service Unavailable\r\n"));
+            ports.set(&[(key("web"), health(port, 2))].into(), &here, false);
+            let said = get(port).await.unwrap();
+            assert!(
+                said.starts_with("HTTP/1.1 503") && said.ends_with("\"serviceProxyHealthy\": false\n}"),
+                "{said}"
+            );
+            let other = free();
+            ports.set(&[(key("web"), health(other, 1))].into(), &here, true);
+            assert!(get(port).await.is_err() && get(other).await.is_ok(), "another port");
+            ports.set(&BTreeMap::new(), &here, true);
+            assert!(get(other).await.is_err(), "nobody asks any more");
+        });
+    }
+
+    #[test]
+    fn a_port_that_is_taken_is_told_and_had_when_it_is_free() {
+        run(async {
+            let taken = TcpListener::bind((HERE, 0)).unwrap();
+            let port = taken.local_addr().unwrap().port();
+            let (wanted, here) = ([(key("web"), health(port, 1))].into(), [ip(HERE), ip("::1")]);
+            let mut ports = HealthPorts::default();
+            ports.set(&wanted, &here, true);
+            let told = &ports.problems()["Service default/web"];
+            assert_eq!(
+                (told.len(), told[0].field.as_str()),
+                (1, "spec.healthCheckNodePort"),
+                "no IPv6 ClusterIP"
+            );
+            drop(taken);
+            ports.set(&wanted, &here, true);
+            assert!(ports.problems().is_empty() && get(port).await.is_ok());
+        });
+    }
+}
