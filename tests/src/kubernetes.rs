@@ -6,6 +6,7 @@
 //! hub   192.168.77.1  fd00:77::1     etcd, API server, controller manager, scheduler; the switch of the link
 //! n1    192.168.77.2  fd00:77::2     pods by routed veth: a /24 of 10.244.0.0/16, a /64 of fd00:244::/56
 //! n2    192.168.77.3  fd00:77::3     pods on a bridge
+//! out   198.51.100.x  fd00:51::x     clients off the cluster, each its own namespace behind the hub
 //! Services 10.96.0.0/16, fd00:96::/112; the API server is 10.96.0.1, kube-dns 10.96.0.10
 //! ```
 
@@ -16,6 +17,7 @@ pub mod cluster;
 pub mod components;
 pub mod control_plane;
 pub mod kubectl;
+pub mod outside;
 pub mod podnet;
 pub mod process;
 pub mod proxy;
@@ -24,5 +26,6 @@ mod sweep;
 
 pub use api::{Api, ApiError};
 pub use cluster::{Cluster, Node, Options, PodNet, Proxy};
+pub use outside::Outside;
 pub use site::{Output, Pod, Site};
 pub use sweep::folder;

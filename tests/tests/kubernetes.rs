@@ -20,9 +20,10 @@ mod kubernetes {
     pub(crate) mod scenarios;
     pub(crate) mod table;
     pub(crate) mod walkthrough;
+    pub(crate) mod ways;
 }
 
-use kubernetes::{client, faults, kit, objects, table, walkthrough};
+use kubernetes::{client, faults, kit, objects, table, walkthrough, ways};
 
 fn main() -> ExitCode {
     table::main(&kubernetes::scenarios::all(), kubernetes::pending::PENDING)

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -13,9 +13,10 @@ use serde_json::Value;
 use super::agent::{self, Agent, Images, Place};
 use super::control_plane::ControlPlane;
 use super::kubectl::Kubectl;
+use super::outside::{self, World};
 use super::podnet::PodNetwork;
 use super::proxy::NodeProxy;
-use super::{Api, Output, Site, certs, sweep};
+use super::{Api, Output, Outside, Site, certs, sweep};
 use crate::apiserver::rbac;
 use crate::netns::Namespace;
 
@@ -68,6 +69,7 @@ pub struct Cluster {
     plane: ControlPlane,
     kubectl: Kubectl,
     nodes: Vec<Node>,
+    world: World,
     hub: Namespace,
     options: Options,
 }
@@ -103,6 +105,7 @@ impl Cluster {
         let mut timeline = Timeline::begin();
         let hub = Namespace::new("hub")?;
         link::hub(&hub)?;
+        let world = World::set_up(&hub)?;
         let pods = options.nodes.iter().enumerate();
         let nodes: Vec<Node> =
             pods.map(|(index, pods)| link::node(&hub, index, *pods)).collect::<Result<_, _>>()?;
@@ -111,7 +114,7 @@ impl Cluster {
         timeline.reached("control plane");
         let kubectl = Kubectl::new(&plane.components().kubectl, plane.admin(), &options.folder);
         let mut cluster =
-            Self { proxies: Vec::new(), agents: Vec::new(), plane, kubectl, nodes, hub, options };
+            Self { proxies: Vec::new(), agents: Vec::new(), plane, kubectl, nodes, world, hub, options };
         cluster.install()?;
         cluster.start_agents()?;
         timeline.reached("nodes");
@@ -178,6 +181,23 @@ impl Cluster {
     /// The API server refuses the name, or does not answer.
     pub fn site(&self, name: &str) -> io::Result<Site<'_>> {
         Site::open(self, name)
+    }
+
+    /// A new client off the cluster.
+    ///
+    /// # Errors
+    /// `ip` refuses something, or there are too many.
+    pub fn outside(&self) -> io::Result<Outside<'_>> {
+        self.world.host(&self.hub)
+    }
+
+    /// Has everybody beyond the nodes send what is for this address to a node, as a router in front of them would; with
+    /// `None` to nobody.
+    ///
+    /// # Errors
+    /// There is no such node, or nothing to take back.
+    pub fn route(&self, ip: IpAddr, node: Option<usize>) -> io::Result<()> {
+        outside::route(&self.hub, ip, node.map(|node| self.node(node)).transpose()?)
     }
 
     /// The proxy of a node.

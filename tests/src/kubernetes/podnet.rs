@@ -52,6 +52,13 @@ pub struct Addresses {
     pub v6: Ipv6Addr,
 }
 
+impl Link {
+    /// The node's end.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 impl Addresses {
     /// As the pod's status has them.
     #[must_use]

@@ -117,6 +117,8 @@ fn tunway(node: &Node, device: &str, kubeconfig: &Path) -> Value {
         "nodeName": node.name,
         "serviceCIDRs": SERVICE_CIDRS,
         "detectLocal": {"mode": "clusterCIDR", "clusterCIDRs": POD_CIDRS},
+        // As kube-proxy: whatever a Service names.
+        "externalIPs": {"allow": ["0.0.0.0/0", "::/0"]},
         "source": {"kubernetes": {"kubeconfig": kubeconfig}},
         // Several nodes share this machine's cores and memory.
         "workers": 2,

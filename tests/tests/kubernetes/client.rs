@@ -22,6 +22,8 @@ pub(crate) enum Failure {
     Refused,
     /// Nobody said anything in time.
     TimedOut,
+    /// A router knew no way, or the packet went round in circles.
+    Unreachable,
     /// Something else.
     Other(String),
 }
@@ -31,6 +33,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Refused => f.write_str("refused"),
             Self::TimedOut => f.write_str("timed out"),
+            Self::Unreachable => f.write_str("unreachable"),
             Self::Other(what) => f.write_str(what),
         }
     }
@@ -44,6 +47,7 @@ impl From<io::Error> for Failure {
         match error.kind() {
             io::ErrorKind::ConnectionRefused => Self::Refused,
             io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Self::TimedOut,
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Self::Unreachable,
             _ => Self::Other(error.to_string()),
         }
     }

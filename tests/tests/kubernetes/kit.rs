@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use tests::kubernetes::Site;
+use tests::kubernetes::{Outside, Site};
 
 use super::client::{Failure, Front};
 
@@ -52,6 +52,8 @@ pub(crate) enum From<'a> {
     Pod(&'a str),
     /// A process of a node, by the node's index.
     Node(usize),
+    /// A host off the cluster.
+    Outside(&'a Outside<'a>),
 }
 
 impl From<'_> {
@@ -63,6 +65,7 @@ impl From<'_> {
         match self {
             Self::Pod(pod) => site.inside(pod, f),
             Self::Node(index) => site.on_node(index, f),
+            Self::Outside(host) => host.enter(f),
         }
     }
 }
@@ -72,6 +75,7 @@ impl fmt::Display for From<'_> {
         match self {
             Self::Pod(pod) => write!(f, "pod {pod}"),
             Self::Node(index) => write!(f, "node {}", index + 1),
+            Self::Outside(_) => f.write_str("outside"),
         }
     }
 }
@@ -155,14 +159,14 @@ pub(crate) fn all_reach(site: &Site<'_>, from: From<'_>, to: &[Front], pods: &[&
     together(to, |to| reaches(site, from, to, pods))
 }
 
-/// The same question for every front, all at once: most of the time of most of them is waiting.
+/// The same question for every front, or seat and front, all at once: most of the time of most of them is waiting.
 ///
 /// # Errors
 /// The first one's that has any.
-pub(crate) fn together(to: &[Front], check: impl Fn(Front) -> Outcome + Sync) -> Outcome {
+pub(crate) fn together<T: Copy + Send>(to: &[T], check: impl Fn(T) -> Outcome + Sync) -> Outcome {
     let left = END.get().and_then(|end| end.duration_since(SystemTime::now()).ok());
     thread::scope(|scope| {
-        let one = |to: Front| {
+        let one = |to: T| {
             let check = &check;
             move || {
                 if let Some(left) = left {
@@ -179,13 +183,20 @@ pub(crate) fn together(to: &[Front], check: impl Fn(Front) -> Outcome + Sync) ->
     })
 }
 
-/// Who answers: ten questions at least, and more until so many have answered.
+/// Everybody at every front.
+pub(crate) fn pairs<'a>(seats: &[From<'a>], fronts: &[Front]) -> Vec<(From<'a>, Front)> {
+    seats.iter().flat_map(|from| fronts.iter().map(|front| (*from, *front))).collect()
+}
+
+/// Who answers: ten questions at least, and more until so many have answered. Of one alone twenty: ten of two pods'
+/// answers are one pod's by chance, once in a thousand times.
 fn hear(site: &Site<'_>, from: From<'_>, to: Front, pods: usize) -> Result<BTreeSet<String>, String> {
     let asking = from.run(site, || {
         let mut heard = BTreeSet::new();
+        let least = if pods == 1 { 20 } else { 10 };
         for number in 1..=30 * pods.max(1) {
             heard.insert(to.ask("hostname", PATIENCE).map_err(|why| format!("question {number} {why}"))?);
-            if number >= 10 && heard.len() >= pods {
+            if number >= least && heard.len() >= pods {
                 break;
             }
         }
@@ -214,6 +225,21 @@ pub(crate) fn dropped(site: &Site<'_>, from: From<'_>, to: Front) -> Outcome {
     eventually(&format!("{to} from {from} is dropped"), LAG, || {
         let said = from.run(site, || to.ask("hostname", SILENCE)).map_err(|error| error.to_string())?;
         if said == Err(Failure::TimedOut) { Ok(()) } else { Err(format!("{said:?}")) }
+    })
+}
+
+/// Waits until nobody has anything to do with an address: packets for it find no way, or nobody says anything.
+///
+/// # Errors
+/// Somebody answers, or refuses.
+pub(crate) fn nobodys(site: &Site<'_>, from: From<'_>, to: Front) -> Outcome {
+    eventually(&format!("{to} from {from} is nobody's"), LAG, || {
+        let said = from.run(site, || to.ask("hostname", SILENCE)).map_err(|error| error.to_string())?;
+        if matches!(said, Err(Failure::TimedOut | Failure::Unreachable)) {
+            Ok(())
+        } else {
+            Err(format!("{said:?}"))
+        }
     })
 }
 

@@ -4,15 +4,21 @@ use crate::client::Proto;
 use crate::kit::Outcome;
 use crate::objects::Family;
 use crate::table::Scenario;
+use crate::ways::Way;
 use crate::{faults, walkthrough};
 
 mod affinity;
 mod disrupt;
+mod external;
 mod families;
 mod invalid;
 mod labels;
 mod large;
+mod loadbalancer;
+mod matrix;
 mod names;
+mod nodeport;
+mod policies;
 mod policy;
 mod readiness;
 mod refuse;
@@ -20,7 +26,16 @@ mod rollout;
 mod services;
 mod slices;
 mod source;
+mod topology;
 mod udp;
+
+use udp::Client;
+
+/// Node 1's node ports.
+const NODE: Way = Way::NodePort(0);
+
+/// A load balancer that sends everything to node 1.
+const BALANCED: Way = Way::LoadBalancer(0);
 
 /// All of them, in the order of the table.
 pub(crate) fn all() -> Vec<Scenario> {
@@ -45,6 +60,11 @@ pub(crate) fn all() -> Vec<Scenario> {
     group("large requests", large());
     group("connection tracking", tracking());
     group("rollout", rollout());
+    group("node ports", node_ports());
+    group("load balancers", load_balancers());
+    group("external addresses", external());
+    group("external traffic policy", policies());
+    group("topology", topology());
     group("disruptive", disruptive());
     group("API faults", api_faults());
     all
@@ -65,6 +85,7 @@ fn services() -> Vec<Scenario> {
         Scenario::new("update_endpoints_http_and_udp", services::update_endpoints),
         Scenario::new("connections_outlive_endpoint_and_service", services::connections_outlive_changes),
         Scenario::new("provide_secure_master_service", services::api_server),
+        Scenario::new("allow_creating_a_basic_sctp_service", services::sctp),
         Scenario::new("serve_a_chosen_cluster_ip", services::chosen_address),
         Scenario::new("be_rejected_when_no_endpoints_exist", refuse::no_endpoints),
         Scenario::new("be_rejected_for_evicted_pods", refuse::evicted_pods),
@@ -83,6 +104,7 @@ fn who_asks() -> Vec<Scenario> {
         Scenario::new("function_for_service_endpoints_using_host_network", source::host_network_endpoints),
         Scenario::new("function_for_host_network_clients", source::host_network_client),
         Scenario::new("pod_to_pod_without_snat", source::direct_traffic_untouched),
+        Scenario::new("source_matrix_by_every_way_in", matrix::measured),
     ]
 }
 
@@ -90,14 +112,12 @@ fn readiness() -> Vec<Scenario> {
     vec![
         Scenario::new("create_endpoints_for_unready_pods", readiness::unready_pods),
         Scenario::new("endpoints_follow_readiness", readiness::readiness_flaps),
-        Scenario::new(
-            "terminating_and_unready_with_publish_not_ready",
-            readiness::terminating_unready_published,
-        ),
-        Scenario::new(
-            "no_terminating_and_unready_without_publish_not_ready",
-            readiness::terminating_unready_not_published,
-        ),
+        Scenario::new("terminating_and_unready_with_publish_not_ready", |site| {
+            readiness::terminating_unready_published(site, Way::ClusterIp)
+        }),
+        Scenario::new("no_terminating_and_unready_without_publish_not_ready", |site| {
+            readiness::terminating_unready_not_published(site, Way::ClusterIp)
+        }),
         Scenario::new("fall_back_to_terminating_endpoints", readiness::terminating_fallback),
         Scenario::new("connectivity_to_and_from_terminating_pod", readiness::terminating_keeps_connections),
     ]
@@ -105,10 +125,14 @@ fn readiness() -> Vec<Scenario> {
 
 fn affinity() -> Vec<Scenario> {
     vec![
-        Scenario::new("session_affinity_http_and_udp", affinity::works),
-        Scenario::new("session_affinity_timeout", |site| affinity::times_out(site, Proto::Tcp)),
-        Scenario::new("session_affinity_timeout_udp", |site| affinity::times_out(site, Proto::Udp)),
-        Scenario::new("switch_session_affinity", affinity::switches),
+        Scenario::new("session_affinity_http_and_udp", |site| affinity::works(site, Way::ClusterIp)),
+        Scenario::new("session_affinity_timeout", |site| {
+            affinity::times_out(site, Way::ClusterIp, Proto::Tcp)
+        }),
+        Scenario::new("session_affinity_timeout_udp", |site| {
+            affinity::times_out(site, Way::ClusterIp, Proto::Udp)
+        }),
+        Scenario::new("switch_session_affinity", |site| affinity::switches(site, Way::ClusterIp)),
         Scenario::new("session_affinity_leaves_a_deleted_endpoint", affinity::moves_with_its_endpoint),
     ]
 }
@@ -162,7 +186,7 @@ fn dual_stack() -> Vec<Scenario> {
         Scenario::new("secondary_preserve_source_pod_ip", |site| source::pod_address_kept(site, Family::V6)),
         Scenario::new("secondary_hairpin", |site| source::hairpin(site, Family::V6)),
         Scenario::new("secondary_udp_when_server_pod_cycles", |site| {
-            udp::server_pod_cycles(site, Family::V6, false)
+            udp::server_pod_cycles(site, Way::ClusterIp, Family::V6, Client::Pod, [0, 1])
         }),
         Scenario::new("cluster_ip_family_variants", families::variants),
         Scenario::new("second_family_comes_and_goes", families::second_family_comes_and_goes),
@@ -180,13 +204,13 @@ fn large() -> Vec<Scenario> {
 
 fn tracking() -> Vec<Scenario> {
     vec![
-        Scenario::new("udp_when_server_pod_cycles", |site| udp::server_pod_cycles(site, Family::V4, false)),
+        Scenario::new("udp_when_server_pod_cycles", |site| udp::server_pod_cycles(site, Way::ClusterIp, Family::V4, Client::Pod, [0, 1])),
         Scenario::new("udp_when_server_pod_cycles_host_client", |site| {
-            udp::server_pod_cycles(site, Family::V4, true)
+            udp::server_pod_cycles(site, Way::ClusterIp, Family::V4, Client::HostPod, [0, 1])
         }),
         Scenario::new("udp_when_initial_unready_endpoints_get_ready", udp::unready_becomes_ready),
         Scenario::new("udp_client_older_than_the_service", udp::client_before_service),
-        Scenario::new("udp_when_target_port_changes", udp::target_port_changes),
+        Scenario::new("udp_when_target_port_changes", |site| udp::target_port_changes(site, Way::ClusterIp)),
         Scenario::new("udp_flows_of_others_stay", udp::others_do_not_move_it),
         Scenario::new("not_vulnerable_to_invalid_conntrack_state", |site| {
             invalid::out_of_window(site, false)
@@ -203,6 +227,99 @@ fn rollout() -> Vec<Scenario> {
         Scenario::new("zero_downtime_blue_green_with_readiness_gates", rollout::blue_green_gates),
         Scenario::new("zero_downtime_blue_green_by_selector", rollout::blue_green),
         Scenario::new("service_endpoints_latency", rollout::endpoints_latency),
+    ]
+}
+
+fn node_ports() -> Vec<Scenario> {
+    vec![
+        Scenario::new("functioning_node_port_from_everywhere", nodeport::from_everywhere),
+        Scenario::new("node_ports_of_two_protocols_on_one_port", nodeport::same_port_two_protocols),
+        Scenario::new("change_type_between_external_name_and_node_port", nodeport::external_name_and_back),
+        Scenario::new("change_type_between_cluster_ip_and_node_port", nodeport::cluster_ip_and_back),
+        Scenario::new("update_node_port_http_and_udp", nodeport::number_changes),
+        Scenario::new("node_port_be_rejected_when_no_endpoints_exist", nodeport::no_endpoints),
+        Scenario::new("node_port_leaves_other_addresses_alone", nodeport::other_addresses_untouched),
+        Scenario::new("node_port_leaves_other_ports_alone", nodeport::ports_of_the_host),
+        Scenario::new("node_port_terminating_and_unready_with_publish_not_ready", |site| {
+            readiness::terminating_unready_published(site, NODE)
+        }),
+        Scenario::new("node_port_no_terminating_and_unready_without_publish_not_ready", |site| {
+            readiness::terminating_unready_not_published(site, NODE)
+        }),
+        Scenario::new("node_port_session_affinity_http_and_udp", |site| affinity::works(site, NODE)),
+        Scenario::new("node_port_session_affinity_timeout", |site| {
+            affinity::times_out(site, NODE, Proto::Tcp)
+        }),
+        Scenario::new("node_port_switch_session_affinity", |site| affinity::switches(site, NODE)),
+        Scenario::new("node_port_udp_when_server_pod_cycles", |site| {
+            udp::server_pod_cycles(site, NODE, Family::V4, Client::Pod, [0, 1])
+        }),
+        Scenario::new("node_port_udp_when_server_pod_cycles_outside_client", |site| {
+            udp::server_pod_cycles(site, NODE, Family::V6, Client::Outside, [0, 1])
+        }),
+        Scenario::new("node_port_udp_when_target_port_changes", |site| udp::target_port_changes(site, NODE)),
+    ]
+}
+
+fn load_balancers() -> Vec<Scenario> {
+    vec![
+        Scenario::new("load_balancer_change_type_and_ports", loadbalancer::change_type_and_ports),
+        Scenario::new("load_balancer_source_ranges", loadbalancer::source_ranges),
+        Scenario::new("load_balancer_without_node_ports", loadbalancer::without_node_ports),
+        Scenario::new("load_balancer_address_of_a_node", loadbalancer::address_of_the_node),
+        Scenario::new("load_balancer_session_affinity_cluster", |site| {
+            loadbalancer::affinity(site, "Cluster")
+        }),
+        Scenario::new("load_balancer_session_affinity_local", |site| loadbalancer::affinity(site, "Local")),
+        Scenario::new("load_balancer_external_traffic_policy_local", loadbalancer::local),
+        Scenario::new("load_balancer_with_ip_mode_proxy", loadbalancer::mode_proxy),
+        Scenario::new("load_balancer_udp_when_server_pod_cycles_different_nodes", |site| {
+            udp::server_pod_cycles(site, BALANCED, Family::V4, Client::Outside, [0, 1])
+        }),
+        Scenario::new("load_balancer_udp_when_server_pod_cycles_same_node", |site| {
+            udp::server_pod_cycles(site, BALANCED, Family::V4, Client::Outside, [1, 1])
+        }),
+        Scenario::new("load_balancer_no_disruption_in_rolling_update_cluster", |site| {
+            rollout::rolling_update_by_load_balancer(site, "Cluster")
+        }),
+        Scenario::new("load_balancer_no_disruption_in_rolling_update_local", |site| {
+            rollout::rolling_update_by_load_balancer(site, "Local")
+        }),
+    ]
+}
+
+fn external() -> Vec<Scenario> {
+    vec![
+        Scenario::new("external_ip_not_assigned_to_a_node", external::not_of_a_node),
+        Scenario::new("external_ip_assigned_to_a_node", external::of_a_node),
+        Scenario::new("external_ip_external_traffic_policy_local", external::local),
+    ]
+}
+
+fn policies() -> Vec<Scenario> {
+    vec![
+        Scenario::new("node_port_external_traffic_policy_local", policies::local),
+        Scenario::new("node_port_fall_back_to_terminating_endpoints_cluster", policies::terminating_fallback),
+        Scenario::new(
+            "node_port_fall_back_to_terminating_endpoints_local",
+            policies::local_terminating_fallback,
+        ),
+        Scenario::new(
+            "fail_health_check_node_port_with_only_terminating",
+            policies::health_check_of_terminating,
+        ),
+        Scenario::new("node_port_and_health_check_when_policy_changes", policies::policy_changes),
+    ]
+}
+
+fn topology() -> Vec<Scenario> {
+    vec![
+        Scenario::new("traffic_distribution_same_zone", topology::same_zone),
+        Scenario::new("traffic_distribution_same_node", topology::same_node),
+        Scenario::new("topology_mode_auto", topology::mode_auto),
+        Scenario::new("hints_by_hand_zones_and_nodes", topology::hints_by_hand),
+        // Everybody's hints would count for another zone.
+        Scenario::new("zone_of_a_node_changes", topology::zone_changes).alone(),
     ]
 }
 

@@ -9,23 +9,26 @@ use tests::kubernetes::Site;
 
 use crate::client::{Front, Proto};
 use crate::kit::{From, LAG, Outcome, ask, ensure, eventually, reaches};
-use crate::objects::{Family, Service, all_ready, both_80, pod, remove_pod, serve_all, service, with_spec};
+use crate::objects::{Family, all_ready, both_80, pod, remove_pod, serve_all, service, with_spec};
+use crate::ways::{Entry, Way};
 
 const PODS: [&str; 3] = ["pod1", "pod2", "pod3"];
 
-fn sticky(seconds: u32) -> Value {
+/// What turns it on.
+pub(crate) fn sticky(seconds: u32) -> Value {
     json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": seconds}}})
 }
 
-fn none() -> Value {
+/// What turns it off.
+pub(crate) fn none() -> Value {
     json!({"sessionAffinity": "None", "sessionAffinityConfig": null})
 }
 
 /// Three endpoints, two clients, and a Service like this.
-fn stage(site: &Site<'_>, affinity: Value) -> Outcome<Service> {
+fn stage(site: &Site<'_>, way: Way, affinity: Value) -> Outcome<Entry> {
     all_ready(site, vec![pod("client-1", 0, "none"), pod("client-2", 1, "none")])?;
     serve_all(site, &PODS, "web")?;
-    Service::create(site, with_spec(service("web", "web", &both_80()), affinity))
+    way.create(site, with_spec(service("web", "web", &both_80()), affinity))
 }
 
 /// Who answers fifteen questions in a row.
@@ -34,7 +37,7 @@ fn fifteen(site: &Site<'_>, from: From<'_>, front: Front) -> Result<BTreeSet<Str
 }
 
 /// Fifteen answers of one pod; which.
-fn sticks(site: &Site<'_>, from: From<'_>, front: Front) -> Outcome<String> {
+pub(crate) fn sticks(site: &Site<'_>, from: From<'_>, front: Front) -> Outcome<String> {
     eventually(&format!("{front} from {from} has affinity"), LAG, || {
         let heard = fifteen(site, from, front)?;
         match heard.first() {
@@ -45,10 +48,10 @@ fn sticks(site: &Site<'_>, from: From<'_>, front: Front) -> Outcome<String> {
 }
 
 /// Fifteen answers are one pod's, for each client, protocol and family.
-pub(crate) fn works(site: &Site<'_>) -> Outcome {
-    let web = stage(site, sticky(10_800))?;
+pub(crate) fn works(site: &Site<'_>, way: Way) -> Outcome {
+    let web = stage(site, way, sticky(10_800))?;
     for from in [From::Pod("client-1"), From::Pod("client-2"), From::Node(0), From::Node(1)] {
-        for front in web.fronts() {
+        for front in web.fronts.iter().copied() {
             let first = sticks(site, from, front)?;
             let again = fifteen(site, from, front)?;
             ensure(again == BTreeSet::from([first.clone()]), || format!("{first}, then {again:?}"))?;
@@ -59,8 +62,8 @@ pub(crate) fn works(site: &Site<'_>) -> Outcome {
 
 /// The endpoint a client sticks to goes: the client moves, and sticks to another.
 pub(crate) fn moves_with_its_endpoint(site: &Site<'_>) -> Outcome {
-    let web = stage(site, sticky(10_800))?;
-    let (from, front) = (From::Pod("client-1"), web.tcp(Family::V4, 80));
+    let web = stage(site, Way::ClusterIp, sticky(10_800))?;
+    let (from, front) = (From::Pod("client-1"), web.tcp(Family::V4));
     let first = sticks(site, from, front)?;
     remove_pod(site, &first)?;
     let second = sticks(site, from, front)?;
@@ -70,11 +73,11 @@ pub(crate) fn moves_with_its_endpoint(site: &Site<'_>) -> Outcome {
 }
 
 /// It ends some time after the newest connection, not before, and every connection starts that time anew.
-pub(crate) fn times_out(site: &Site<'_>, proto: Proto) -> Outcome {
+pub(crate) fn times_out(site: &Site<'_>, way: Way, proto: Proto) -> Outcome {
     const TIMEOUT: u32 = 6;
     const MARGIN: Duration = Duration::from_secs(1);
-    let web = stage(site, sticky(TIMEOUT))?;
-    let (from, front) = (From::Pod("client-1"), Front { proto, ..web.tcp(Family::V4, 80) });
+    let web = stage(site, way, sticky(TIMEOUT))?;
+    let (from, front) = (From::Pod("client-1"), web.front(Family::V4, proto));
     sticks(site, from, front)?;
     let mut asked = SystemTime::now();
     let mut first = ask(site, from, front, "hostname")?;
@@ -110,9 +113,9 @@ pub(crate) fn times_out(site: &Site<'_>, proto: Proto) -> Outcome {
 }
 
 /// Turned on and off while it serves.
-pub(crate) fn switches(site: &Site<'_>) -> Outcome {
-    let web = stage(site, none())?;
-    let (from, front) = (From::Pod("client-1"), web.tcp(Family::V4, 80));
+pub(crate) fn switches(site: &Site<'_>, way: Way) -> Outcome {
+    let web = stage(site, way, none())?;
+    let (from, front) = (From::Pod("client-1"), web.tcp(Family::V4));
     for _ in 0..2 {
         reaches(site, from, front, &PODS)?;
         site.merge("Service", "web", json!({"spec": sticky(10_800)}))?;

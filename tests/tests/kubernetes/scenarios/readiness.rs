@@ -9,12 +9,14 @@ use tests::kubernetes::{Pod, Site};
 
 use crate::client::{Connection, Front};
 use crate::kit::{
-    From, LAG, Outcome, PATIENCE, all_reach, ensure, eventually, keeps_reaching, reaches, refused, together,
+    From, LAG, Outcome, PATIENCE, all_reach, ensure, eventually, keeps_reaching, pairs, reaches, refused,
+    together,
 };
 use crate::objects::{
     Family, Service, all_ready, both_80, pod, ready, remove_pod, serve, serve_all, service, with_args,
     with_spec,
 };
+use crate::ways::{Way, every_node_port};
 
 /// Where the readiness of [`switched`] pods is asked for.
 const SWITCH: u16 = 9000;
@@ -115,36 +117,39 @@ pub(crate) fn conditions(site: &Site<'_>, service: &str, pod: &str, wanted: &Val
 }
 
 /// A pod that ends and is not ready any more is served where the Service wants unready pods.
-pub(crate) fn terminating_unready_published(site: &Site<'_>) -> Outcome {
-    let web = terminating_unready(site, true)?;
+pub(crate) fn terminating_unready_published(site: &Site<'_>, way: Way) -> Outcome {
+    let fronts = terminating_unready(site, way, true)?;
     for from in [From::Pod("client-1"), From::Pod("client-2"), From::Node(0), From::Node(1)] {
-        all_reach(site, from, &web.fronts(), &["pod1"])?;
+        all_reach(site, from, &fronts, &["pod1"])?;
     }
     remove_pod(site, "pod1")?;
-    refused(site, From::Pod("client-1"), web.tcp(Family::V4, 80))
+    refused(site, From::Pod("client-1"), fronts[0])
 }
 
-/// A Service, and its only endpoint: it ends, and is not ready any more.
-fn terminating_unready(site: &Site<'_>, published: bool) -> Outcome<Service> {
+/// Where a Service is asked whose only endpoint ends, and is not ready any more. By node ports: at every node.
+fn terminating_unready(site: &Site<'_>, way: Way, published: bool) -> Outcome<Vec<Front>> {
     all_ready(site, vec![pod("client-1", 0, "none"), pod("client-2", 1, "none")])?;
     site.pod(lingering("pod1", 0, "web"))?;
     let switch = switch_on(site, "pod1")?;
     let wanted = json!({"publishNotReadyAddresses": published});
-    let web = Service::create(site, with_spec(service("web", "web", &both_80()), wanted))?;
-    all_reach(site, From::Pod("client-1"), &web.fronts(), &["pod1"])?;
+    let web = way.create(site, with_spec(service("web", "web", &both_80()), wanted))?;
+    let fronts = match way {
+        Way::NodePort(_) => every_node_port(site, &web.service)?,
+        Way::ClusterIp | Way::LoadBalancer(_) => web.fronts,
+    };
+    all_reach(site, From::Pod("client-1"), &fronts, &["pod1"])?;
     site.delete("Pod", "pod1", None)?;
     conditions(site, "web", "", &json!({"terminating": true}))?;
     drop(switch);
     conditions(site, "web", "", &json!({"terminating": true, "serving": false, "ready": published}))?;
-    Ok(web)
+    Ok(fronts)
 }
 
 /// Elsewhere it is refused, although the pod still answers.
-pub(crate) fn terminating_unready_not_published(site: &Site<'_>) -> Outcome {
-    let web = terminating_unready(site, false)?;
-    for from in [From::Pod("client-1"), From::Pod("client-2"), From::Node(0), From::Node(1)] {
-        together(&web.fronts(), |front| refused(site, from, front))?;
-    }
+pub(crate) fn terminating_unready_not_published(site: &Site<'_>, way: Way) -> Outcome {
+    let fronts = terminating_unready(site, way, false)?;
+    let seats = [From::Pod("client-1"), From::Pod("client-2"), From::Node(0), From::Node(1)];
+    together(&pairs(&seats, &fronts), |(from, front)| refused(site, from, front))?;
     let direct = Front::tcp(crate::objects::address(site, "pod1", Family::V4)?, 80);
     reaches(site, From::Pod("client-1"), direct, &["pod1"])
 }

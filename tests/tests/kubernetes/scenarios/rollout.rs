@@ -13,7 +13,8 @@ use super::counter;
 use super::readiness::{switch_on, switched};
 use crate::client::{Failure, Front};
 use crate::kit::{From, LAG, Outcome, PATIENCE, StopOnDrop, all_reach, ensure, eventually, reaches};
-use crate::objects::{Family, Service, all_ready, pod, serve, serve_all};
+use crate::objects::{Family, Service, all_ready, both_80, pod, serve, serve_all, service, with_spec};
+use crate::ways::{Entry, Way};
 
 /// The condition of blue and green pods that opens their readiness gate.
 const GATE: &str = "tunway.example.com/chosen";
@@ -35,15 +36,15 @@ struct Load {
     slowest: Duration,
 }
 
-/// A story while the pod `client` makes a hundred requests a second, each over a connection of its own: none may fail,
-/// and no SYN get lost. Whoever answered.
+/// A story while a client makes a hundred requests a second, each over a connection of its own: none may fail, and no
+/// SYN get lost. Whoever answered.
 fn under_load(
     site: &Site<'_>,
     name: &str,
+    from: From<'_>,
     front: Front,
     story: impl FnOnce() -> Outcome,
 ) -> Outcome<BTreeMap<String, u64>> {
-    let from = From::Pod("client");
     // Nobody but the load lives in that namespace.
     let repeated = || -> Outcome<u64> { from.run(site, || counter("netstat", "TcpExt", "TCPSynRetrans"))? };
     let before = repeated()?;
@@ -78,7 +79,9 @@ fn under_load(
     ensure(load.failed.is_empty(), || {
         format!("{} of {} requests failed: {:?}", load.failed.len(), total, load.failed)
     })?;
-    ensure(repeated == 0, || format!("{repeated} SYNs of {total} were sent again"))?;
+    // One that is sent again at once was answered by what is left of an older connection of that tuple (RFC 9293,
+    // 3.10.7.3), as happens where a proxy chooses the port; one that was lost is sent again after a second.
+    ensure(repeated == 0 || load.slow == 0, || format!("{repeated} SYNs of {total} were sent again"))?;
     ensure(rate >= RATE, || format!("only {rate:.0} requests a second: the load proves nothing"))?;
     Ok(load.answered)
 }
@@ -104,10 +107,11 @@ fn ask_at_a_pace(front: Front, begun: SystemTime, number: u32, stop: &AtomicBool
     }
 }
 
-fn deployment(version: &str) -> Value {
+fn deployment(version: &str, node: Option<&str>) -> Value {
     // For longer than the EndpointSlice controller takes to say that the pod is ending: on a busy machine its retries
     // alone are 1 and 2 and 4 s.
     let args = ["netexec", "--http-port=80", "--udp-port=80", "--delay-shutdown=15"];
+    let selector = node.map(|name| json!({"kubernetes.io/hostname": name}));
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
         "spec": {
@@ -116,7 +120,7 @@ fn deployment(version: &str) -> Value {
             "template": {
                 "metadata": {"labels": {"app": "web", "version": version}},
                 "spec": {
-                    "terminationGracePeriodSeconds": 30,
+                    "nodeSelector": selector, "terminationGracePeriodSeconds": 30,
                     "containers": [{
                         "name": "agnhost", "image": "registry.k8s.io/e2e-test-images/agnhost:2.55", "args": args,
                         "readinessProbe": {"httpGet": {"path": "/healthz", "port": 80}, "periodSeconds": 1},
@@ -142,17 +146,39 @@ fn rolled_out(site: &Site<'_>, version: &str) -> Outcome {
 /// A rolling update of three replicas under a hundred requests a second: none fails.
 pub(crate) fn rolling_update(site: &Site<'_>) -> Outcome {
     all_ready(site, vec![pod("client", 0, "none")])?;
-    site.create(deployment("1"))?;
+    rolls(site, "rolling update", From::Pod("client"), || {
+        Way::ClusterIp.create(site, service("web", "web", &both_80()))
+    })
+}
+
+/// The same from off the cluster by a load balancer's address. With `Local` all of them are on the node it leads to:
+/// what serves there at any moment is all there is.
+pub(crate) fn rolling_update_by_load_balancer(site: &Site<'_>, policy: &str) -> Outcome {
+    let outside = site.cluster().outside()?;
+    let name = format!("rolling update by a load balancer, {policy}");
+    rolls(site, &name, From::Outside(&outside), || {
+        let object = with_spec(service("web", "web", &both_80()), json!({"externalTrafficPolicy": policy}));
+        Way::LoadBalancer(0).create(site, object)
+    })
+}
+
+fn rolls(site: &Site<'_>, name: &str, from: From<'_>, create: impl FnOnce() -> Outcome<Entry>) -> Outcome {
+    let web = create()?;
+    // A SYN for an address that is not served yet leaves a node untranslated, and the kernel's connection tracking lets
+    // whoever gets that port again follow it, for two minutes.
+    site.cluster().settle(LAG)?;
+    let object = site.get("Service", "web")?.unwrap_or_default();
+    let here =
+        (object["spec"]["externalTrafficPolicy"] == "Local").then(|| site.cluster().nodes()[0].name.as_str());
+    site.create(deployment("1", here))?;
     rolled_out(site, "1")?;
-    let web = Service::simple(site, "web", "web")?;
-    let (from, front) = (From::Pod("client"), web.tcp(Family::V4, 80));
     let names = |pods: Vec<Value>| -> BTreeSet<String> {
         pods.iter().filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)).collect()
     };
     let old = names(site.list("Pod", "app=web")?);
-    all_reach(site, from, &web.fronts(), &old.iter().map(String::as_str).collect::<Vec<_>>())?;
-    let answered = under_load(site, "rolling update", front, || {
-        site.merge("Deployment", "web", json!({"spec": deployment("2")["spec"].clone()}))?;
+    all_reach(site, from, &web.fronts, &old.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let answered = under_load(site, name, from, web.tcp(Family::V4), || {
+        site.merge("Deployment", "web", json!({"spec": deployment("2", here)["spec"].clone()}))?;
         rolled_out(site, "2")?;
         // The last of the old ones are still ending: until they are gone nothing may be lost either.
         eventually("the old pods are gone", LAG, || match site.list("Pod", "app=web") {
@@ -208,7 +234,7 @@ pub(crate) fn blue_green_gates(site: &Site<'_>) -> Outcome {
     let web = Service::simple(site, "web", "web")?;
     let (from, front) = (From::Pod("client"), web.tcp(Family::V4, 80));
     reaches(site, from, front, &blues)?;
-    let answered = under_load(site, "blue-green by readiness gates", front, || {
+    let answered = under_load(site, "blue-green by readiness gates", from, front, || {
         for (old, new) in [(&blues, &greens), (&greens, &blues)].repeat(ROUNDS) {
             gates(site, new, true)?;
             reaches(site, from, front, &[new.as_slice(), old].concat())?;
@@ -231,7 +257,7 @@ pub(crate) fn blue_green(site: &Site<'_>) -> Outcome {
     let web = Service::simple(site, "web", "blue")?;
     let (from, front) = (From::Pod("client"), web.tcp(Family::V4, 80));
     reaches(site, from, front, &blues)?;
-    let answered = under_load(site, "blue-green by selector", front, || {
+    let answered = under_load(site, "blue-green by selector", from, front, || {
         let _held: Vec<_> = greens.iter().map(|name| switch_on(site, name)).collect::<Outcome<_>>()?;
         for name in greens {
             site.wait_ready(name, LAG)?;

@@ -217,6 +217,24 @@ pub(crate) fn api_server(site: &Site<'_>) -> Outcome {
     Ok(())
 }
 
+/// A Service with a port of SCTP has endpoints for it, and its ports of TCP and UDP are served.
+pub(crate) fn sctp(site: &Site<'_>) -> Outcome {
+    serve(site, "client", 0, "none")?;
+    serve(site, "pod1", 1, "web")?;
+    let [tcp, udp] = both_80();
+    let ports = [port("sctp", "SCTP", 80, 5060), tcp, udp];
+    let web = Service::create(site, service("web", "web", &ports))?;
+    all_reach(site, From::Pod("client"), &web.fronts(), &["pod1"])?;
+    let slices = site.list("EndpointSlice", "kubernetes.io/service-name=web")?;
+    ensure(slices.len() == 2, || format!("{slices:?}"))?;
+    slices.iter().try_for_each(|slice| {
+        let ports = slice["ports"].as_array();
+        let mut ports = ports.into_iter().flatten();
+        let found = ports.any(|port| port["protocol"] == "SCTP" && port["port"] == 5060);
+        ensure(found, || slice["ports"].to_string())
+    })
+}
+
 /// A ClusterIP is one of the addresses asked for, and nobody else's answers come from it.
 pub(crate) fn chosen_address(site: &Site<'_>) -> Outcome {
     serve_all(site, &["client", "pod1"], "web")?;

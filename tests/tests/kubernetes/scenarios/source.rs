@@ -13,9 +13,28 @@ use crate::objects::{
 };
 
 /// The address of a client as an endpoint tells it.
-fn source(said: &str) -> Outcome<IpAddr> {
+pub(crate) fn source(said: &str) -> Outcome<IpAddr> {
     let parsed = said.parse::<SocketAddr>().map(|at| at.ip()).or_else(|_| said.parse::<IpAddr>());
     parsed.map_err(|_| format!("{said:?} is no address").into())
+}
+
+/// These pods answer, and see a client by its own address: one of these.
+pub(crate) fn served_as(
+    site: &Site<'_>,
+    from: From<'_>,
+    fronts: &[Front],
+    own: &[IpAddr],
+    pods: &[&str],
+) -> Outcome {
+    all_reach(site, from, fronts, pods)?;
+    for front in fronts {
+        // More than one: a source may be lost for some connections only.
+        for _ in 0..5 {
+            let seen = source(&ask(site, from, *front, "clientip")?)?;
+            ensure(own.contains(&seen), || format!("{from} at {front} is seen as {seen}, not as {own:?}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// The endpoint sees the pod's own address, on the same node and on the other, over TCP and UDP.

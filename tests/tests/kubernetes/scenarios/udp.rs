@@ -13,9 +13,10 @@ use super::readiness::{switch_on, switched};
 use crate::client::{Failure, Front, Udp};
 use crate::kit::{From, LAG, Outcome, PATIENCE, StopOnDrop, ask, ensure, eventually, holds, reaches};
 use crate::objects::{
-    Family, Service, address, all_ready, both_80, pod, port, remove_pod, serve, serve_with, service,
+    Family, Service, address, all_ready, both_80, pod, port, ready, remove_pod, serve, serve_with, service,
     with_args, with_spec,
 };
+use crate::ways::Way;
 
 /// A client that goes on asking from one port while the scenario goes on.
 fn with_client<T>(
@@ -64,19 +65,41 @@ fn on_host(name: &str, node: usize) -> Pod {
     Pod { host_network: true, ..with_args(pod(name, node, "none"), &ports) }
 }
 
-/// The endpoint of a client goes, and another one comes.
-pub(crate) fn server_pod_cycles(site: &Site<'_>, family: Family, host_client: bool) -> Outcome {
-    let client = if host_client { on_host("client", 0) } else { pod("client", 0, "none") };
-    all_ready(site, vec![client, pod("pod1", 1, "web")])?;
-    let web = Service::simple(site, "web", "web")?;
-    with_client(site, From::Pod("client"), web.udp(family, 80).at, |answered_by| {
+/// Who asks while servers come and go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Client {
+    /// A pod of node 1.
+    Pod,
+    /// The same in its node's network.
+    HostPod,
+    /// A host off the cluster.
+    Outside,
+}
+
+/// The endpoint of a client goes, and another one comes: on node 2, and then on these nodes.
+pub(crate) fn server_pod_cycles(
+    site: &Site<'_>,
+    way: Way,
+    family: Family,
+    client: Client,
+    nodes: [usize; 2],
+) -> Outcome {
+    all_ready(site, vec![pod("pod1", 1, "web")])?;
+    let outside = site.cluster().outside()?;
+    let from = match client {
+        Client::Outside => From::Outside(&outside),
+        Client::HostPod => ready(site, on_host("client", 0)).map(|()| From::Pod("client"))?,
+        Client::Pod => serve(site, "client", 0, "none").map(|()| From::Pod("client"))?,
+    };
+    let web = way.create(site, service("web", "web", &both_80()))?;
+    with_client(site, from, web.udp(family).at, |answered_by| {
         answered_by("pod1")?;
-        serve(site, "pod2", 0, "web")?;
+        serve(site, "pod2", nodes[0], "web")?;
         remove_pod(site, "pod1")?;
         answered_by("pod2")?;
-        // And back, with a time without anybody between.
+        // And on, with a time without anybody between.
         remove_pod(site, "pod2")?;
-        serve(site, "pod3", 1, "web")?;
+        serve(site, "pod3", nodes[1], "web")?;
         answered_by("pod3")
     })
 }
@@ -132,18 +155,19 @@ pub(crate) fn client_before_service(site: &Site<'_>) -> Outcome {
 }
 
 /// The Service asks for another port of the same pod.
-pub(crate) fn target_port_changes(site: &Site<'_>) -> Outcome {
+pub(crate) fn target_port_changes(site: &Site<'_>, way: Way) -> Outcome {
     serve(site, "client", 0, "none")?;
     serve_with(site, "pod1", 1, "web", &["netexec", "--http-port=80", "--udp-port=81"])?;
-    let web = Service::create(site, service("web", "web", &[port("udp", "UDP", 80, 82)]))?;
+    let web = way.create(site, service("web", "web", &[port("udp", "UDP", 80, 82)]))?;
     let own = SocketAddr::new(address(site, "pod1", Family::V4)?, 82);
     let old = site.inside("pod1", || UdpSocket::bind(own))??;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let _stopped = StopOnDrop(&stop);
         scope.spawn(|| answer(&old, "the old port", &stop));
-        with_client(site, From::Pod("client"), web.udp(Family::V4, 80).at, |answered_by| {
+        with_client(site, From::Pod("client"), web.udp(Family::V4).at, |answered_by| {
             answered_by("the old port")?;
+            // The node port stays with its name and protocol.
             let ports = [port("udp", "UDP", 80, 81)];
             site.merge("Service", "web", json!({"spec": {"ports": ports}}))?;
             answered_by("pod1")
