@@ -207,4 +207,4 @@ impl Compiler {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

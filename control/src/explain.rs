@@ -217,4 +217,6 @@ fn count(n: usize, what: &str) -> String {
 }
 
 #[cfg(test)]
+mod law;
+#[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 mod epochs;
 mod fabric;
-mod law;
+pub(crate) mod law;
 mod outside;
 
 use dataplane::service::{Policy, Service as Compiled, Set, SvcPort};

@@ -9,7 +9,8 @@ use crate::source::Kind;
 use dataplane::service::ReturnPath;
 
 /// Addresses that are frontends, endpoints, or both.
-const ADDRS: [&str; 6] = ["10.96.0.1", "198.51.100.1", "198.51.100.2", "10.1.0.1", "10.1.0.2", "fd00::1"];
+pub(crate) const ADDRS: [&str; 6] =
+    ["10.96.0.1", "198.51.100.1", "198.51.100.2", "10.1.0.1", "10.1.0.2", "fd00::1"];
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -42,7 +43,7 @@ fn any_rules(which: u8) -> Rules {
     Rules { external_ips: Prefixes::new(&prefixes[..usize::from(which)]).unwrap() }
 }
 
-fn any_service() -> impl Strategy<Value = Service> {
+pub(crate) fn any_service() -> impl Strategy<Value = Service> {
     let some = |least| prop::sample::subsequence(ADDRS.to_vec(), least..3);
     let ports = prop::collection::vec((0_u8..2, 80_u16..82, any::<bool>(), 0_u16..3), 0..3);
     let outside = (some(0), some(0), 0_u8..4);
@@ -71,7 +72,7 @@ fn any_service() -> impl Strategy<Value = Service> {
     )
 }
 
-fn any_slice() -> impl Strategy<Value = Slice> {
+pub(crate) fn any_slice() -> impl Strategy<Value = Slice> {
     let any_endpoint = (prop::sample::select(ADDRS.to_vec()), any::<[bool; 4]>(), any::<bool>());
     let ports = prop::collection::vec((0_u8..2, 8080_u16..8082, any::<bool>()), 1..3);
     (0_u8..4, 0_u8..4, prop::collection::vec(any_endpoint, 0..4), ports).prop_map(

@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use super::super::testing::{Rng, backend, service};
-use super::super::{Backend, Fabric, NoReasons, Recorded, SnapshotBuilder, choose};
+use super::super::{
+    Backend, Fabric, Frontend, LocalMap, NoReasons, Prefixes, Recorded, SnapshotBuilder, choose,
+};
 use super::*;
 use crate::packet::tuple::Proto;
 
@@ -100,12 +102,21 @@ fn what_is_no_frontend() {
     assert_eq!(plain(served), Plain::Reject, "an echo to a ClusterIP that serves");
 }
 
-/// Address, port, over UDP, policy Local, backends (host, here, usable).
-type AnyService = (u8, u16, bool, bool, Vec<(u8, bool, bool)>);
+/// A local pod, and this host.
+fn somewhere() -> Arc<LocalMap> {
+    let pod = ("10.2.0.0".parse().unwrap(), 24, Place::LocalPod);
+    let host = ("10.3.0.1".parse().unwrap(), 32, Place::Host);
+    Arc::new(LocalMap::new([pod, host], &[Family::V4]).unwrap())
+}
+
+/// Address, port, over UDP, policies Local, ways in from outside, backends (host, here, usable).
+type AnyService = (u8, u16, bool, [bool; 2], (u8, u8, u8), Vec<(u8, bool, bool)>);
 
 fn any_service() -> impl Strategy<Value = AnyService> {
     let backends = prop::collection::vec((0_u8..20, any::<bool>(), any::<bool>()), 0..6);
-    (0_u8..12, 80_u16..83, any::<bool>(), any::<bool>(), backends)
+    // Another address and what it is, and a node port: 0 is none.
+    let outside = (0_u8..12, 0_u8..4, 0_u8..4);
+    (0_u8..12, 80_u16..83, any::<bool>(), any::<[bool; 2]>(), outside, backends)
 }
 
 proptest! {
@@ -113,15 +124,35 @@ proptest! {
     #[test]
     fn reasons_change_nothing(
         services in prop::collection::vec(any_service(), 0..12), seed in any::<u64>(),
-        packets in prop::collection::vec((0_u8..16, 79_u16..84, any::<bool>()), 1..40),
+        packets in prop::collection::vec((0_u8..16, 79_u16..87, any::<bool>(), 0_u8..3), 1..40), marked in any::<bool>(),
     ) {
-        let mut builder = SnapshotBuilder::new(fabric());
+        let mut builder = SnapshotBuilder::new(Fabric {
+            return_path: if marked { ReturnPath::ConnMark } else { ReturnPath::Masquerade },
+            local: somewhere(),
+            node_addresses: vec!["10.96.0.12".parse().unwrap()],
+            ..fabric()
+        });
         let mut taken = std::collections::BTreeSet::new();
-        for (id, (vip, number, udp, local_policy, backends)) in (1_u32..).zip(services) {
+        for (id, (vip, number, udp, local, outside, backends)) in (1_u32..).zip(services) {
             let mut new = service(id, &format!("10.96.0.{vip}"), number);
             if udp { new.port.proto = Proto::Udp; }
             if !taken.insert((vip, new.port)) { continue; }
-            if local_policy { new.internal = Policy::Local; }
+            let policy = |local| if local { Policy::Local } else { Policy::Cluster };
+            (new.internal, new.external) = (policy(local[0]), policy(local[1]));
+            let (other, kind, node_port) = outside;
+            let kinds = [FrontendKind::ExternalIp, FrontendKind::LoadBalancer];
+            let other = kinds.get(usize::from(kind)).filter(|_| taken.insert((other, new.port))).map(|kind| {
+                Frontend { addr: format!("10.96.0.{other}").parse().unwrap(), kind: *kind }
+            });
+            let mut frontends: Vec<_> = new.frontends.iter().copied().chain(other).collect();
+            frontends.sort();
+            new.frontends = frontends.into();
+            let at_node = SvcPort { port: 83 + u16::from(node_port), proto: new.port.proto };
+            new.node_port = (node_port > 0 && taken.insert((255, at_node))).then_some(at_node.port);
+            if kind == 1 {
+                let some = [("10.0.0.8".parse().unwrap(), 31)];
+                new.sources = Some(Arc::new(Prefixes::new(&some).unwrap()));
+            }
             let unique: std::collections::BTreeMap<_, _> = backends.iter().map(|b| (b.0, b)).collect();
             new.backends = unique.values().map(|&&(host, local, usable)| {
                 let id = u32::from(host) + 1;
@@ -131,13 +162,14 @@ proptest! {
                 .filter(|(_, b)| b.ready_or_serving && keep(b)).map(|(n, _)| n).collect::<Box<[u32]>>();
             (new.cluster, new.local) = (usable(&|_| true), usable(&|b| b.local));
             new.any = !new.cluster.is_empty();
-            if local_policy { new.cluster = Box::default(); }
+            if local[0] && !new.is_external() { new.cluster = Box::default(); }
             builder.upsert(new);
         }
         let world = builder.build().unwrap();
-        for (vip, number, udp) in packets {
+        for (vip, number, udp, client) in packets {
             let dst = if vip < 14 { format!("10.96.0.{vip}") } else { format!("192.0.2.{vip}") };
-            let tuple = to(&dst, number, if udp { Proto::Udp } else { Proto::Tcp });
+            let mut tuple = to(&dst, number, if udp { Proto::Udp } else { Proto::Tcp });
+            tuple.src = ["10.0.0.9", "10.2.0.1", "10.3.0.1"][usize::from(client)].parse().unwrap();
             let mut why = Recorded::default();
             let quiet = decide(&world, &tuple, &Origin::default(), &mut NoReasons);
             let loud = decide(&world, &tuple, &Origin::default(), &mut why);

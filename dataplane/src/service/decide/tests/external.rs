@@ -1,7 +1,6 @@
 //! The truth table of every way in but the ClusterIP: external policies, their short-circuits, source ranges, node
 //! ports, and the order in which a destination is looked for.
 
-use super::super::super::{Frontend, LocalMap, Prefixes};
 use super::*;
 
 /// Where a client is.

@@ -1,6 +1,5 @@
 //! Who keeps its address under connection marks: every kind of source to every kind of endpoint.
 
-use super::super::super::{LocalMap, choose};
 use super::*;
 
 /// A node with the address `host`, pods 10.244.1.0/24 and fd00:244:1::/64, in a cluster of 10.244.0.0/16 and
