@@ -24,7 +24,7 @@ pub struct ExplainArgs {
     /// Who sends the packet: ADDRESS or ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS", conflicts_with = "queries")]
     pub src: Option<String>,
-    /// Where to: ADDRESS:PORT, [ADDRESS]:PORT for IPv6
+    /// Where to: `ADDRESS:PORT`, `[ADDRESS]:PORT` for IPv6
     #[arg(long, value_name = "ADDRESS", conflicts_with = "queries")]
     pub dst: Option<String>,
     /// tcp, udp, sctp, or icmp

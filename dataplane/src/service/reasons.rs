@@ -118,8 +118,13 @@ impl fmt::Display for Reason<'_> {
                 "externalTrafficPolicy Cluster: masqueraded, so that replies come back through this node",
             ),
             Self::ExternalLocal => f.write_str("externalTrafficPolicy Local: the client keeps its address"),
-            Self::Set(Set::Cluster, count) => write!(f, "cluster set, {count} endpoints"),
-            Self::Set(Set::Local, count) => write!(f, "local set, {count} endpoints"),
+            Self::Set(set, count) => {
+                let name = match set {
+                    Set::Cluster => "cluster",
+                    Set::Local => "local",
+                };
+                write!(f, "{name} set, {count} endpoint{}", if *count == 1 { "" } else { "s" })
+            }
             Self::NoEndpoint => f.write_str("no usable endpoint in the cluster"),
             Self::NoLocalEndpoint => f.write_str("usable endpoints on other nodes only"),
             Self::EveryFlow => f.write_str("the return path masquerades every flow"),
