@@ -31,13 +31,15 @@
 //!    both words are gone and `ver` has moved;
 //! 5. the reply word is committed before the forward word, and nothing leaves the host before that;
 //! 6. no two live flows share a reply tuple;
-//! 7. a flag set by one worker is never lost to another's touch; a tick never moves backwards.
+//! 7. a flag set by one worker is never lost to another's touch; a tick never moves backwards;
+//! 8. an endpoint's counter (`flow/loads.rs`) is the number of its flows with COUNTED.
 
 mod arena;
 mod hash;
 mod index;
 mod key;
 mod ledger;
+mod loads;
 mod map;
 mod open;
 mod place;
@@ -74,6 +76,7 @@ mod table_tests;
 pub use arena::Chunks;
 pub use hash::Hash;
 pub use key::Key;
+pub use loads::Loads;
 pub use open::{NewFlow, Opened};
 pub use place::{DEFAULT_DIRS, Placement, RegionConfig, RegionError, file_name};
 pub use region::Region;

@@ -39,6 +39,8 @@ pub(crate) enum Twin {
     LookOnce,
     /// A chunk's owner is a plain store.
     OwnerByStore,
+    /// An end that came too late moves the endpoint's counter all the same.
+    CountBeside,
 }
 
 /// Whether a model runs the broken twin of this rule.

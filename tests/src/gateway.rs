@@ -10,8 +10,8 @@ use std::time::Duration;
 use crossbeam::utils::CachePadded;
 use dataplane::clock::Time;
 use dataplane::engine::{Engine, EngineConfig, Tables};
-use dataplane::flow::{Key, Region, RegionConfig, Table, Ttls};
-use dataplane::ids::{ServiceId, WorkerId};
+use dataplane::flow::{FlowView, Key, Region, RegionConfig, Table, Ttls};
+use dataplane::ids::{EndpointId, ServiceId, WorkerId};
 use dataplane::packet::frame::{BATCH, Batch};
 use dataplane::packet::tuple::Tuple;
 use dataplane::service::{Affinity, World};
@@ -65,6 +65,26 @@ pub struct Flow {
     pub expires: u32,
     /// Packets forward and back.
     pub packets: [u64; 2],
+    /// Where it goes.
+    pub endpoint: EndpointId,
+    /// Counted at its endpoint.
+    pub active: bool,
+}
+
+impl Flow {
+    fn of<const N: usize>(forward: Tuple<IpAddr>, reply: Tuple<IpAddr>, view: &FlowView<N>) -> Self {
+        let (state, service, expires, packets) = (view.state, view.service, view.expires, view.packets);
+        Self {
+            forward,
+            reply,
+            state,
+            service,
+            expires,
+            packets,
+            endpoint: view.endpoint,
+            active: view.active,
+        }
+    }
 }
 
 /// Engines over shared tables, with a virtual clock.
@@ -270,14 +290,12 @@ impl Gateway {
         self.tables.v4.for_each(self.now.tick(), |view| {
             let tuple = |key: Key<2>| Tuple::<std::net::Ipv4Addr>::from(key).any();
             let (forward, reply) = (tuple(view.forward), tuple(view.reply));
-            let (state, service, expires, packets) = (view.state, view.service, view.expires, view.packets);
-            all.push(Flow { forward, reply, state, service, expires, packets });
+            all.push(Flow::of(forward, reply, &view));
         });
         self.tables.v6.for_each(self.now.tick(), |view| {
             let tuple = |key: Key<5>| Tuple::<std::net::Ipv6Addr>::from(key).any();
             let (forward, reply) = (tuple(view.forward), tuple(view.reply));
-            let (state, service, expires, packets) = (view.state, view.service, view.expires, view.packets);
-            all.push(Flow { forward, reply, state, service, expires, packets });
+            all.push(Flow::of(forward, reply, &view));
         });
         all
     }

@@ -8,6 +8,7 @@
 //! Run with `RUSTFLAGS='--cfg tunway_loom' cargo test -p tunway-dataplane --profile loom --lib loom`.
 
 mod claim;
+mod count;
 mod life;
 mod open;
 
@@ -87,7 +88,7 @@ fn table(chunks: usize) -> Arc<Table<2>> {
     for (n, word) in secret.iter_mut().enumerate() {
         *word = (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
-    Arc::new(Table::of(Parts { buckets, ..parts }, Seed::new(secret), 1, Ttls::default()))
+    Arc::new(Table::of(Parts { buckets, ..parts }, Seed::new(secret), 1, Arc::default(), Ttls::default()))
 }
 
 const UDP: u64 = 17 << 24;

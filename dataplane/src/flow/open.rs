@@ -12,7 +12,7 @@ use super::record::Draft;
 use super::sctp::Association;
 use super::state::{State, StateWord};
 use super::table::{Hit, Table};
-use super::tcp::{Flags, tcp};
+use super::tcp::{Class, Flags, tcp};
 use super::word::{Dir, Word};
 use crate::clock::{Tick, Time};
 use crate::ids::{EndpointId, FlowIx, ServiceId};
@@ -119,7 +119,9 @@ impl<const N: usize> Table<N> {
         if !matches!(tried, Tried::Settled(Opened::New(_))) {
             let record = self.record(ix);
             // Somebody may have found it by its reply tuple and be touching it: it ends as every flow does.
-            record.condemn();
+            if record.condemn() {
+                self.loads.remove(new.endpoint);
+            }
             self.unlink_key(reply, ix, generation, Dir::Reply);
             record.retire();
         }
@@ -175,7 +177,7 @@ impl<const N: usize> Table<N> {
         let taken = self.index.hand_over(self.homes(hash), from, mine);
         if taken {
             let old = &self.record(from.ix()).state;
-            // Its time may run out at this moment; then its owner ends it.
+            // Its time may run out at this moment; then its owner ends it. It was counted no more.
             let judged = old.state();
             let _ = judged.generation() == self.generation(from) && old.end(judged, Flags::DEAD);
         }
@@ -191,6 +193,11 @@ impl<const N: usize> Table<N> {
         }
         if new.forward.proto() == Proto::Sctp {
             flags = flags.with(Association::opened_by(new.seen).flags());
+        }
+        if Class::of(new.forward.proto(), flags).is_active() {
+            // Before anybody can find it, and take it back.
+            flags = flags.with(Flags::COUNTED);
+            self.loads.add(new.endpoint);
         }
         self.ledger(ix).open(new.now);
         let (service, endpoint, incarnation) = (new.service, new.endpoint, self.incarnation);
@@ -246,7 +253,7 @@ impl<const N: usize> Table<N> {
             let lingers = same && state.flags().has(Flags::LINGER);
             let ripe = self.expired(state, seen.keys[0].proto(), new.now.tick());
             if ripe || (lingers && broken(Twin::FreeFirst)) {
-                if self.record(ix).state.end(state, Flags::DEAD) {
+                if self.end(ix, &seen, Flags::DEAD) {
                     self.unlink(ix, generation, Flags::DEAD);
                     return None;
                 }
@@ -273,19 +280,18 @@ impl<const N: usize> Table<N> {
     fn rescue(&self, homes: [usize; 2], now: Tick) -> bool {
         let removed = self.index.purge(homes, |word| {
             let (record, generation) = (self.record(word.ix()), self.generation(word));
-            let Some(keys) = record.keys(generation) else { return false };
-            let state = record.state.state();
-            if state.generation() != generation {
+            let Some(seen) = record.seen(generation) else { return false };
+            if seen.state.generation() != generation {
                 return false;
             }
-            let over = self.is_gone(state, word.dir());
+            let over = self.is_gone(seen.state, word.dir());
             let expired = !over
-                && self.expired(state, keys[0].proto(), now)
-                && (broken(Twin::UnlinkOnly) || record.state.end(state, Flags::DEAD));
+                && self.expired(seen.state, seen.keys[0].proto(), now)
+                && (broken(Twin::UnlinkOnly) || self.end(word.ix(), &seen, Flags::DEAD));
             if expired {
                 // Its other word; this one is `purge`'s.
                 let other = word.dir().opposite();
-                self.unlink_key(&keys[other as usize], word.ix(), generation, other);
+                self.unlink_key(&seen.keys[other as usize], word.ix(), generation, other);
             }
             over || expired
         });

@@ -126,9 +126,15 @@ impl<const N: usize> Record<N> {
         generation
     }
 
-    /// Ends the record whatever its state. Owner only.
-    pub(super) fn condemn(&self) {
-        self.state.fetch_or(u64::from(Flags::DEAD.0), Ordering::AcqRel);
+    /// Ends the record whatever its state. Owner only. `true`: it was COUNTED until now.
+    pub(super) fn condemn(&self) -> bool {
+        let before = State(self.state.fetch_or(u64::from(Flags::DEAD.0), Ordering::AcqRel)).flags();
+        // What is DEAD changes no more by other hands, and who made it so has cleared COUNTED.
+        let counted = before.has(Flags::COUNTED) && !before.has(Flags::DEAD);
+        if counted {
+            self.state.fetch_and(!u64::from(Flags::COUNTED.0), Ordering::AcqRel);
+        }
+        counted
     }
 
     /// Moves on to the next generation: the record is free. Owner only; DEAD, and no word names it any more.

@@ -18,6 +18,7 @@ use super::arena::CHUNK;
 use super::hash::SEED_WORDS;
 use super::index::{Bucket, WAYS};
 use super::ledger::Ledger;
+use super::loads::Loads;
 use super::map::{Mapping, Slots, random};
 use super::place::{self, Placement, RegionConfig, RegionError};
 use super::record::Record;
@@ -107,6 +108,8 @@ pub struct Region {
     header: Slots<AtomicU64>,
     families: [Family; 2],
     placement: Placement,
+    /// Not in the memory: what a process counts is its own.
+    loads: Arc<Loads>,
 }
 
 impl Region {
@@ -160,6 +163,12 @@ impl Region {
     #[must_use]
     pub const fn placement(&self) -> &Placement {
         &self.placement
+    }
+
+    /// Active flows of every endpoint, in the tables of both families.
+    #[must_use]
+    pub const fn loads(&self) -> &Arc<Loads> {
+        &self.loads
     }
 
     /// Bytes of memory it takes.
@@ -260,7 +269,7 @@ impl Region {
         set(at::MADE, now.nanos());
         // Last: a region without its magic is none.
         header[at::MAGIC].store(MAGIC, Ordering::Release);
-        Ok(Arc::new(Self { map, header, families, placement }))
+        Ok(Arc::new(Self { map, header, families, placement, loads: Arc::default() }))
     }
 }
 

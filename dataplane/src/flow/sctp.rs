@@ -75,6 +75,14 @@ impl Association {
         Flags((self as u16) << SHIFT)
     }
 
+    /// Neither shutting down nor over.
+    pub(super) const fn is_active(self) -> bool {
+        match self {
+            Self::CookieWait | Self::CookieEchoed | Self::Established | Self::HeartbeatSent => true,
+            Self::ShutdownSent | Self::ShutdownRecd | Self::ShutdownAckSent | Self::Closed => false,
+        }
+    }
+
     /// As tables print it: the kernel's names.
     pub(super) const fn name(self) -> &'static str {
         match self {

@@ -88,11 +88,24 @@ pub(super) const fn next_epoch(epoch: u64) -> u64 {
     if next == 0 { 1 } else { next }
 }
 
+/// What came of a touch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Touched {
+    /// Nothing the caller must see to.
+    Done,
+    /// The flow is counted from now on: this touch set COUNTED.
+    Counted,
+    /// It is not any more: this touch cleared COUNTED.
+    Uncounted,
+    /// The packet ends the flow, which was judged in this state. Ending it is the caller's.
+    Ends(State),
+}
+
 /// The atomic operations on a record's state word.
 pub(super) trait StateWord {
     fn state(&self) -> State;
     fn replace(&self, judged: State, next: State) -> Result<(), State>;
-    fn touch(&self, generation: u16, now: Tick, effect: impl FnMut(Flags) -> Effect) -> Option<State>;
+    fn touch(&self, generation: u16, now: Tick, effect: impl FnMut(Flags) -> Effect) -> Touched;
     fn end(&self, judged: State, how: Flags) -> bool;
     fn keep(&self, generation: u16, epoch: u16);
 }
@@ -106,36 +119,41 @@ impl StateWord for AtomicU64 {
         self.compare_exchange(judged.0, next.0, Ordering::AcqRel, Ordering::Acquire).map(drop).map_err(State)
     }
 
-    /// Lets a packet's effect take place. Usually a look and no write. Returns the judged state when the
-    /// packet ends the flow: ending it is the caller's.
+    /// Lets a packet's effect take place. Usually a look and no write.
     ///
     /// A write that only moves the tick is tried once: whoever was faster wrote a tick of the same second.
     /// One that changes a flag is repeated while it is missing; each failure is another worker's success.
-    fn touch(&self, generation: u16, now: Tick, mut effect: impl FnMut(Flags) -> Effect) -> Option<State> {
+    fn touch(&self, generation: u16, now: Tick, mut effect: impl FnMut(Flags) -> Effect) -> Touched {
         let mut judged = self.state();
         while judged.serves(generation) {
             let effect = effect(judged.flags());
             if effect.end {
-                return Some(judged);
+                return Touched::Ends(judged);
             }
             let next = judged.after(effect, now);
             if next == judged {
-                return None;
+                return Touched::Done;
             }
             match self.replace(judged, next) {
-                Ok(()) => return None,
-                Err(_) if next.flags() == judged.flags() || broken(Twin::FlagOnce) => return None,
+                Ok(()) => {
+                    return match (judged.flags().has(Flags::COUNTED), next.flags().has(Flags::COUNTED)) {
+                        (false, true) => Touched::Counted,
+                        (true, false) => Touched::Uncounted,
+                        (false, false) | (true, true) => Touched::Done,
+                    };
+                }
+                Err(_) if next.flags() == judged.flags() || broken(Twin::FlagOnce) => return Touched::Done,
                 Err(actual) => judged = actual,
             }
         }
-        None
+        Touched::Done
     }
 
-    /// Ends the flow from exactly the state that was judged. `how` is DEAD or LINGER. A failure means that
-    /// somebody touched it meanwhile: it is alive, or ended already.
+    /// Ends the flow from exactly the state that was judged; it is not COUNTED any more. `how` is DEAD or LINGER. A
+    /// failure means that somebody touched it meanwhile: it is alive, or ended already.
     fn end(&self, judged: State, how: Flags) -> bool {
-        !judged.flags().has(Flags::DEAD)
-            && self.replace(judged, judged.with_flags(judged.flags().with(how))).is_ok()
+        let over = judged.with_flags(judged.flags().with(how).without(Flags::COUNTED));
+        !judged.flags().has(Flags::DEAD) && self.replace(judged, over).is_ok()
     }
 
     /// Stamps a newer purge epoch on a flow that was judged under it and kept.
@@ -199,7 +217,7 @@ mod tests {
         assert_eq!(word.state(), before);
         assert!(word.end(before, Flags::DEAD));
         let dead = word.state();
-        assert_eq!(word.touch(7, Tick::from_secs(200), |_| REFRESH), None);
+        assert_eq!(word.touch(7, Tick::from_secs(200), |_| REFRESH), Touched::Done);
         word.keep(7, 9);
         assert!(!word.end(before, Flags::DEAD), "judged before");
         assert!(!word.end(dead, Flags::DEAD), "only once");
@@ -220,7 +238,20 @@ mod tests {
     fn a_packet_that_ends_the_flow_leaves_that_to_the_caller() {
         let word = at(100);
         let end = Effect { end: true, ..Effect::default() };
-        assert_eq!(word.touch(7, Tick::from_secs(101), |_| end), Some(word.state()));
+        assert_eq!(word.touch(7, Tick::from_secs(101), |_| end), Touched::Ends(word.state()));
+    }
+
+    #[test]
+    fn who_changes_counted_is_told_and_an_end_clears_it() {
+        let word = at(100);
+        let change = |set, clear| move |_| Effect { set, clear, ..Effect::default() };
+        let touch = |set, clear| word.touch(7, Tick::from_secs(100), change(set, clear));
+        assert_eq!(touch(Flags::COUNTED, Flags::NONE), Touched::Counted);
+        assert_eq!(touch(Flags::COUNTED, Flags::NONE), Touched::Done);
+        assert_eq!(touch(Flags::FIN_FWD, Flags::COUNTED), Touched::Uncounted);
+        assert_eq!(touch(Flags::FIN_REV, Flags::COUNTED), Touched::Done);
+        assert_eq!(touch(Flags::COUNTED, Flags::NONE), Touched::Counted);
+        assert!(word.end(word.state(), Flags::LINGER) && !word.state().flags().has(Flags::COUNTED));
     }
 
     #[test]

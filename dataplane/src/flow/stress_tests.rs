@@ -1,6 +1,8 @@
 //! Four workers on one small table for a few seconds, with few tuples and few records, so that everything
 //! collides; an oracle beside it that can be wrong in one direction only.
 
+use std::sync::Arc;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
@@ -230,7 +232,7 @@ fn four_workers_at_once_keep_every_invariant() {
     let buckets = map::Slots::fresh((0..16).map(|_| index::Bucket::unused()));
     let seed = Clock.now().nanos();
     let secret = hash::Seed::new(hash::test_seed(seed));
-    let table = Table::of(region::Parts { buckets, ..region.parts() }, secret, 1, ttls);
+    let table = Table::of(region::Parts { buckets, ..region.parts() }, secret, 1, Arc::default(), ttls);
     let shared = Shared {
         table: &table,
         counted: (0..table.capacity()).map(|_| AtomicU32::new(0)).collect(),
@@ -280,7 +282,23 @@ fn four_workers_at_once_keep_every_invariant() {
     for what in ["new", "existing", "clash", "hit", "both ways", "killed", "short-lived", "protected"] {
         assert!(all.0.get(what).is_some_and(|n| *n > 0), "{what} never happened: {all:?}, seed {seed}");
     }
+    assert_counted(&table);
     settle(&table, workers, &shared);
+    assert_counted(&table);
+}
+
+/// Every endpoint's counter is the number of its flows that say they are counted, and those are the active ones.
+fn assert_counted(table: &Table<2>) {
+    let mut active: BTreeMap<EndpointId, u32> =
+        (0..u32::from(PORTS)).map(|port| (EndpointId(port), 0)).collect();
+    table.for_each(at(1000).tick(), |flow| {
+        let closing = ["HALF_CLOSED", "LAST_ACK", "TIME_WAIT", "RESET"].contains(&flow.state);
+        assert_eq!(flow.active, !closing, "{flow:?}");
+        *active.entry(flow.endpoint).or_default() += u32::from(flow.active);
+    });
+    for (endpoint, flows) in active {
+        assert_eq!(table.loads().active(endpoint), flows, "{endpoint:?}");
+    }
 }
 
 /// Leaves a worker only a few records: the others hold flows that nothing finds and nobody ends.

@@ -126,7 +126,7 @@ impl<const N: usize> Table<N> {
             Fate::Stays => return false,
             Fate::Ended => {}
             Fate::Expires | Fate::Purged
-                if !broken(Twin::UnlinkOnly) && !self.record(ix).state.end(seen.state, Flags::DEAD) =>
+                if !broken(Twin::UnlinkOnly) && !self.end(ix, &seen, Flags::DEAD) =>
             {
                 // Touched, or ended, since: the next turn sees.
                 return false;
@@ -196,7 +196,7 @@ impl<const N: usize> Table<N> {
             let generation = self.record(ix).generation();
             let Some(seen) = self.record(ix).seen(generation) else { continue };
             let may_go = rank(seen.keys[0].proto(), seen.state.flags(), seen.state.idle(tick)).is_some();
-            if may_go && self.record(ix).state.end(seen.state, Flags::DEAD) {
+            if may_go && self.end(ix, &seen, Flags::DEAD) {
                 self.free(own, ix, generation, &seen);
                 swept.freed += 1;
                 swept.evicted += 1;

@@ -7,12 +7,13 @@ use super::hash::{Hash, Seed};
 use super::index::Index;
 use super::key::Key;
 use super::ledger::Ledger;
+use super::loads::Loads;
 use super::map::Slots;
 use super::prefetch::prefetch;
 use super::record::{Record, Seen};
 use super::region::{Parts, Region};
 use super::sctp::sctp;
-use super::state::{State, StateWord};
+use super::state::{State, StateWord, Touched};
 use super::tcp::{Class, Effect, Flags, tcp, udp};
 use super::ttl::{Ttls, holds_tuple};
 use super::word::{Dir, Word};
@@ -80,6 +81,8 @@ pub struct FlowView<const N: usize> {
     pub reply: Key<N>,
     /// For instance `ESTABLISHED`, `UNREPLIED`.
     pub state: &'static str,
+    /// Counted at its endpoint; see [`Loads`].
+    pub active: bool,
     /// Whose it is.
     pub service: ServiceId,
     /// Where it goes; 0 when the process that opened it is gone.
@@ -102,6 +105,7 @@ pub struct Table<const N: usize> {
     pub(super) ledgers: Slots<Ledger>,
     owners: Slots<AtomicU8>,
     seed: Seed<N>,
+    pub(super) loads: Arc<Loads>,
     pub(super) ttls: Ttls,
     pub(super) incarnation: u16,
 }
@@ -110,13 +114,20 @@ impl<const N: usize> Table<N> {
     /// The table of this family in a region.
     #[must_use]
     pub fn new(region: &Arc<Region>, ttls: Ttls) -> Self {
-        Self::of(region.parts(), Seed::new(region.seed::<N>()), region.incarnation(), ttls)
+        let (seed, incarnation) = (Seed::new(region.seed::<N>()), region.incarnation());
+        Self::of(region.parts(), seed, incarnation, Arc::clone(region.loads()), ttls)
     }
 
-    pub(super) fn of(parts: Parts<N>, seed: Seed<N>, incarnation: u16, ttls: Ttls) -> Self {
+    pub(super) fn of(
+        parts: Parts<N>,
+        seed: Seed<N>,
+        incarnation: u16,
+        loads: Arc<Loads>,
+        ttls: Ttls,
+    ) -> Self {
         let Parts { owners, buckets, records, ledgers } = parts;
         assert!(records.len().is_power_of_two() && records.len() == ledgers.len());
-        Self { index: Index::new(buckets), records, ledgers, owners, seed, ttls, incarnation }
+        Self { index: Index::new(buckets), records, ledgers, owners, seed, loads, ttls, incarnation }
     }
 
     /// An empty-handed owner for worker `id`: it takes chunks when it needs them, and leaves them when
@@ -160,12 +171,17 @@ impl<const N: usize> Table<N> {
     /// Lets a packet refresh and move its flow. `now` may lie behind another worker's.
     #[inline]
     pub fn touch(&self, hit: &Hit<N>, now: Tick, seen: L4Flags) {
-        let record = self.record(hit.ix);
-        let effect = |flags| self.effect(hit, flags, now, seen);
-        while let Some(judged) = record.state.touch(hit.generation, now, effect) {
-            if record.state.end(judged, Flags::DEAD) {
-                self.unlink(hit.ix, hit.generation, Flags::DEAD);
-                return;
+        let effect = |flags| self.effect(hit, flags, now, seen).counting(hit.out.proto(), flags);
+        loop {
+            match self.record(hit.ix).state.touch(hit.generation, now, effect) {
+                Touched::Done => return,
+                Touched::Counted => return self.loads.add(hit.endpoint),
+                Touched::Uncounted => return self.loads.remove(hit.endpoint),
+                Touched::Ends(judged) if self.end_judged(hit.ix, judged, hit.endpoint, Flags::DEAD) => {
+                    return self.unlink(hit.ix, hit.generation, Flags::DEAD);
+                }
+                // Touched, or ended, since.
+                Touched::Ends(_) => {}
             }
         }
     }
@@ -187,7 +203,7 @@ impl<const N: usize> Table<N> {
         let judged = State(hit.state);
         let held = holds_tuple(hit.out.proto(), judged.flags());
         let how = if held { Flags::LINGER } else { Flags::DEAD };
-        let ended = judged.serves(hit.generation) && self.record(hit.ix).state.end(judged, how);
+        let ended = judged.serves(hit.generation) && self.end_judged(hit.ix, judged, hit.endpoint, how);
         if ended {
             self.unlink(hit.ix, hit.generation, how);
         }
@@ -219,6 +235,7 @@ impl<const N: usize> Table<N> {
                 forward,
                 reply,
                 state: Class::of(proto, flags).name(),
+                active: flags.has(Flags::COUNTED),
                 service: seen.service,
                 endpoint: seen.endpoint(self.incarnation),
                 idle,
@@ -234,6 +251,12 @@ impl<const N: usize> Table<N> {
     pub fn live(&self) -> usize {
         let states = self.records.iter().map(|record| record.state.state());
         states.filter(|state| state.serves(state.generation())).count()
+    }
+
+    /// Active flows by endpoint, together with those of the region's other table.
+    #[must_use]
+    pub fn loads(&self) -> &Arc<Loads> {
+        &self.loads
     }
 
     /// Flows there is room for.
@@ -289,6 +312,19 @@ impl<const N: usize> Table<N> {
             endpoint: seen.endpoint(self.incarnation),
             state: seen.state.0,
         }
+    }
+
+    /// Ends a flow from exactly the state it was seen in. `how` is DEAD or LINGER.
+    pub(super) fn end(&self, ix: FlowIx, seen: &Seen<N>, how: Flags) -> bool {
+        self.end_judged(ix, seen.state, seen.endpoint(self.incarnation), how)
+    }
+
+    fn end_judged(&self, ix: FlowIx, judged: State, endpoint: EndpointId, how: Flags) -> bool {
+        let ended = self.record(ix).state.end(judged, how);
+        if judged.flags().has(Flags::COUNTED) && (ended || broken(Twin::CountBeside)) {
+            self.loads.remove(endpoint);
+        }
+        ended
     }
 
     /// Removes the words of a flow that is over: both of a dead one's, the forward one of a lingering one's.

@@ -1,5 +1,7 @@
 //! Opening, looking up, touching, killing: one worker at a time.
 
+use std::sync::Arc;
+
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::kit::*;
@@ -7,6 +9,7 @@ use super::*;
 use crate::clock::Time;
 use crate::ids::{EndpointId, ServiceId, WorkerId};
 use crate::packet::checksum::Delta;
+use crate::packet::layout::L4Flags;
 use crate::packet::tuple::{Proto, Tuple};
 use Dir::{Forward as C, Reply as S};
 use Proto::{Tcp, Udp};
@@ -117,6 +120,37 @@ fn a_killed_flow_is_gone_at_once_and_its_tuples_are_free() {
     table.account(&hit, 5, 5);
     let now = find(&table, key).unwrap();
     assert_eq!((now.state, now.epoch()), (again.state, 1), "a stale hit changes nothing");
+}
+
+#[test]
+fn a_flow_is_counted_at_its_endpoint_until_it_closes() {
+    let table = table(1);
+    let mut worker = Worker::new(&table, 0);
+    let endpoint = new(forward(Tcp, 1), at(1)).endpoint;
+    let active = || table.loads().active(endpoint);
+    for (port, end, after) in [
+        (1, vec![(C, FIN_ACK)], 0),
+        (2, vec![(S, FIN_ACK)], 0),
+        (3, vec![(C, L4Flags::RST)], 0),
+        (4, vec![(C, L4Flags::RST), (S, ACK)], 1),
+        (5, vec![(S, FIN_ACK), (C, FIN_ACK), (S, ACK)], 1),
+    ] {
+        let before = active();
+        worker.open(&new(forward(Tcp, port), at(1)), port.try_into().unwrap());
+        assert_eq!(active(), before + 1);
+        let (key, back) = (forward(Tcp, port), reply(Tcp, port.try_into().unwrap()));
+        drive(&table, key, back, at(1), &[&HANDSHAKE[..], &end].concat());
+        assert_eq!(active(), after, "after {end:?}");
+    }
+    assert!(table.kill(&find(&table, forward(Tcp, 4)).unwrap()));
+    assert!(table.kill(&find(&table, forward(Tcp, 5)).unwrap()));
+    assert_eq!(active(), 0, "each of them once");
+    // What is not opened is not counted, and what expires no longer.
+    worker.open(&new(forward(Udp, 1), at(1)), 1);
+    assert!(matches!(worker.try_open(&new(forward(Udp, 2), at(1)), [1]), Opened::PortsExhausted));
+    assert_eq!(active(), 1);
+    worker.turn(100_000);
+    assert_eq!(active(), 0);
 }
 
 #[test]
@@ -270,7 +304,7 @@ fn full_buckets_give_up_what_is_over_or_expired_and_nothing_else() {
     let parts = region(1).parts::<2>();
     let buckets = map::Slots::fresh((0..2).map(|_| index::Bucket::unused()));
     let seed = hash::Seed::new(hash::test_seed(1));
-    let table = Table::of(region::Parts { buckets, ..parts }, seed, 1, Ttls::default());
+    let table = Table::of(region::Parts { buckets, ..parts }, seed, 1, Arc::default(), Ttls::default());
     let mut worker = Worker::new(&table, 0);
     for n in 0..8 {
         worker.open(&new(forward(Udp, n), at(100)), u16::try_from(n).unwrap());

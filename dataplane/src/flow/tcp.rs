@@ -34,11 +34,7 @@ impl Flags {
     pub(super) const RST: Self = Self(1 << 6);
     /// Ended. Never undone within a generation.
     pub(super) const DEAD: Self = Self(1 << 7);
-    /// Reserved: counted as active at its endpoint.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "its bit is taken in the region's layout; nothing counts yet")
-    )]
+    /// Counted as active at its endpoint; see [`Loads`](super::Loads).
     pub(super) const COUNTED: Self = Self(1 << 8);
     /// The source address is translated too.
     pub(super) const MASQ: Self = Self(1 << 9);
@@ -101,6 +97,19 @@ impl Effect {
     }
 
     const END: Self = Self { end: true, ..Self::IGNORED };
+
+    /// The same for a flow with these flags, which is counted from now on exactly if it is active then.
+    pub(super) fn counting(self, proto: Proto, flags: Flags) -> Self {
+        let next = flags.without(self.clear).with(self.set);
+        if next == flags {
+            return self;
+        }
+        if Class::of(proto, next).is_active() {
+            Self { set: self.set.with(Flags::COUNTED), ..self }
+        } else {
+            Self { clear: self.clear.with(Flags::COUNTED), ..self }
+        }
+    }
 }
 
 /// A TCP segment on a flow with these flags.
@@ -203,6 +212,16 @@ impl Class {
             Self::Replied => "REPLIED",
             Self::Stream => "STREAM",
             Self::Sctp(association) => association.name(),
+        }
+    }
+
+    /// A flow of this class is active: not closing yet.
+    pub(super) const fn is_active(self) -> bool {
+        match self {
+            Self::SynSent | Self::SynRecv | Self::Established | Self::PickedUp => true,
+            Self::HalfClosed | Self::LastAck | Self::TimeWait | Self::Reset => false,
+            Self::Unreplied | Self::Replied | Self::Stream => true,
+            Self::Sctp(association) => association.is_active(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The model compared with the tables as a whole: nothing lost, nothing kept too long, nothing invented.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane::clock::Time;
 
@@ -32,6 +32,7 @@ impl Oracle {
         if gateway.tables.v4.live() + gateway.tables.v6.live() != table.len() {
             return Err("live flows are not counted right".into());
         }
+        counted(gateway, &table)?;
         let known: Vec<_> = self.flows.keys().copied().collect();
         for forward in known {
             let flow = &self.flows[&forward];
@@ -90,4 +91,32 @@ impl Oracle {
         }
         Ok(())
     }
+}
+
+/// Every endpoint's counter is the number of its active flows, and those are the ones that are not closing.
+fn counted(gateway: &Gateway, table: &[Flow]) -> Judgement {
+    const CLOSING: [&str; 8] = [
+        "HALF_CLOSED",
+        "LAST_ACK",
+        "TIME_WAIT",
+        "RESET",
+        "SHUTDOWN_SENT",
+        "SHUTDOWN_RECD",
+        "SHUTDOWN_ACK_SENT",
+        "CLOSED",
+    ];
+    let mut active = BTreeMap::new();
+    for flow in table {
+        if flow.active == CLOSING.contains(&flow.state) {
+            return Err(format!("{} is {}, and active: {}", flow.forward, flow.state, flow.active));
+        }
+        *active.entry(flow.endpoint).or_insert(0) += u32::from(flow.active);
+    }
+    for (endpoint, flows) in active {
+        let counter = gateway.region.loads().active(endpoint);
+        if counter != flows {
+            return Err(format!("{endpoint:?} has {flows} active flows, and its counter says {counter}"));
+        }
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 //! changing hands.
 
 use super::*;
-use crate::flow::state::{State, StateWord};
+use crate::flow::state::{State, StateWord, Touched};
 use crate::flow::tcp::{Effect, Flags};
 use crate::ids::FlowIx;
 use crate::sync::AtomicU64;
@@ -13,7 +13,7 @@ const OTHER_REPLY: Key<2> = Key([12, UDP]);
 
 fn touch(word: &AtomicU64, now: u64, set: Flags) {
     let effect = Effect { set, refresh: true, ..Effect::default() };
-    assert_eq!(word.touch(1, at(now).tick(), |_| effect), None);
+    assert_eq!(word.touch(1, at(now).tick(), |_| effect), Touched::Done);
 }
 
 /// One worker sees a FIN, another only a packet, a third a packet of an older second.
