@@ -7,35 +7,60 @@
 //! is always that of compiling everything from scratch.
 
 mod account;
+mod balance;
 pub(crate) mod claims;
 mod draft;
 mod health;
 pub(crate) mod refuse;
 mod step;
+mod tables;
 mod tell;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use dataplane::flow::Loads;
 use dataplane::ids::ServiceId;
-use dataplane::service::{BuildError, Fabric, Prefixes, Snapshot, SnapshotBuilder, SvcPort, World};
+use dataplane::service::{BuildError, Fabric, HashBy, Prefixes, Snapshot, SnapshotBuilder, SvcPort, World};
 
 pub use self::account::{Account, Candidate, Outcome};
 pub use self::health::Health;
 
 use self::claims::{Claim, Claims};
 use self::step::Step;
+use self::tables::Tables;
 use crate::desired::Desired;
 use crate::ids::{Ids, PortKey};
+use crate::model::service::balance::Algorithm;
 use crate::model::{ObjectKey, Problem};
 
-/// What the operator lets Services have.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What the operator lets Services have, and gives those that ask for nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// `externalIPs.allow`: external IPs in these are served, all others refused. Whoever may write a Service could
     /// take anybody's traffic with them (CVE-2020-8554), so by default there are none.
     pub external_ips: Prefixes,
+    /// The algorithm of Services that name none.
+    pub algorithm: Algorithm,
+    /// What is hashed of Services' flows that do not say.
+    pub hash_by: HashBy,
+    /// Bytes of all Maglev tables together.
+    pub maglev_memory: usize,
+}
+
+/// [`Rules::maglev_memory`] where nothing else is said: 64 MB.
+pub const DEFAULT_MAGLEV_MEMORY: usize = 64_000_000;
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            external_ips: Prefixes::default(),
+            algorithm: Algorithm::default(),
+            hash_by: HashBy::default(),
+            maglev_memory: DEFAULT_MAGLEV_MEMORY,
+        }
+    }
 }
 
 /// Desired + dirty + previous snapshot → next. Owns the stable ids.
@@ -56,6 +81,7 @@ pub struct Compiler {
     next_slot: u64,
     problems: BTreeMap<String, Vec<Problem>>,
     health: BTreeMap<ObjectKey, Health>,
+    tables: Tables,
     /// The last compile failed half way: the next one starts over from all objects.
     start_over: bool,
 }
@@ -89,8 +115,15 @@ impl Compiler {
             next_slot: 0,
             problems: BTreeMap::new(),
             health: BTreeMap::new(),
+            tables: Tables::default(),
             start_over: false,
         }
+    }
+
+    /// The same, with numbers of endpoints given again once these say that nobody uses them.
+    #[must_use]
+    pub fn counting(self, loads: Arc<Loads>) -> Self {
+        Self { ids: Ids::new(loads), ..self }
     }
 
     /// Replaces what snapshots know besides Services; the next compile takes it up. Nothing is compiled anew for it but
@@ -158,6 +191,11 @@ impl Compiler {
         }
         for key in &work {
             step.compile(key, desired);
+        }
+        // Room for tables came or went with these: for others, and for themselves.
+        for key in step.moved_tables() {
+            step.forget_problems(&key);
+            step.compile(&key, desired);
         }
         if start_over {
             step.remove_strays();

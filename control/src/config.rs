@@ -233,7 +233,7 @@ impl Config {
             detect_local: DetectLocal::resolve(detect_local)?,
             node_port_addresses: NodePortAddresses::resolve(given.node_port_addresses.as_deref())?,
             node_port_range: cluster::node_port_range(given.node_port_range.as_deref())?,
-            rules: cluster::external_ips(given.external_ips.unwrap_or_default())?,
+            rules: cluster::rules(given.external_ips, given.load_balancing)?,
             node,
             masquerade_all: given.masquerade_all.unwrap_or(false),
             tcp_loose: given.tcp_loose.unwrap_or(false),

@@ -7,6 +7,7 @@ use dataplane::packet::tuple::Proto;
 use dataplane::service::Policy;
 
 use crate::desired::Desired;
+use crate::model::service::balance::Balance;
 use crate::model::{Endpoint, ObjectKey, Port, Service, Slice, SlicePort};
 use crate::source::{Event, Kind};
 
@@ -41,7 +42,7 @@ pub(crate) fn service(name: &str, cluster_ips: &[&str]) -> Service {
         health_check_port: None,
         affinity: None,
         created: 0,
-        annotations: BTreeMap::new(),
+        balance: Balance::default(),
     }
 }
 
@@ -50,6 +51,7 @@ pub(crate) fn slice(name: &str, of: &str, addrs: &[&str]) -> Slice {
     Slice {
         key: key(name),
         service: key(of),
+        labels: BTreeMap::new(),
         ports: vec![SlicePort { name: String::new(), proto: Proto::Tcp, port: 8080 }],
         endpoints: addrs.iter().map(|addr| endpoint(addr)).collect(),
     }
@@ -65,6 +67,7 @@ pub(crate) fn endpoint(addr: &str) -> Endpoint {
         node: Some("there".into()),
         node_hints: BTreeSet::new(),
         zone_hints: BTreeSet::new(),
+        zone: None,
         target: None,
     }
 }

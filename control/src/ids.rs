@@ -1,10 +1,11 @@
 //! Stable numbers for service ports and endpoints. Flows carry them, so a number must mean the same thing for as
 //! long as a flow may name it, and the same thing should keep its number when it goes and comes back.
 //!
-//! Numbers count up and are not given to anything else in the life of a process (at a thousand new ones a
-//! second the 32 bits last seven weeks; after that the next number nobody holds is taken). What is retired keeps
-//! its number until 65,536 others have been retired after it, so a Service that is deleted and made again, or
-//! a pod that flaps, is recognised, and memory stays bounded. The region of flows does not outlive the process,
+//! Numbers count up. What is retired keeps its number until 65,536 others have been retired after it, so a Service that
+//! is deleted and made again, or a pod that flaps, is recognised, and memory stays bounded. Then the number of a service
+//! port is given to nothing else in the life of a process (at a thousand new ones a second the 32 bits last seven weeks;
+//! after that the next number nobody holds is taken); that of an endpoint is given again once none of its flows is
+//! active, so that what is kept by endpoint stays bounded, too. The region of flows does not outlive the process,
 //! so neither need the numbers: to let it, `(ServiceId, PortKey)` pairs would be appended to a file here, before
 //! the snapshot that uses them.
 
@@ -13,6 +14,7 @@ use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use dataplane::flow::Loads;
 use dataplane::ids::{EndpointId, ServiceId};
 use dataplane::packet::tuple::{Family, Proto};
 
@@ -39,15 +41,29 @@ pub struct PortKey {
 pub struct Ids {
     services: Interner<PortKey>,
     endpoints: Interner<(ServiceId, IpAddr, u16)>,
+    /// Numbers of endpoints that are forgotten, oldest first.
+    spare: VecDeque<u32>,
+    loads: Arc<Loads>,
 }
 
 impl Default for Ids {
     fn default() -> Self {
-        Self { services: Interner::new(REMEMBERED), endpoints: Interner::new(REMEMBERED) }
+        Self::new(Arc::default())
     }
 }
 
 impl Ids {
+    /// No number given yet. What `loads` counts flows of is in use.
+    #[must_use]
+    pub fn new(loads: Arc<Loads>) -> Self {
+        Self::remembering(REMEMBERED, loads)
+    }
+
+    fn remembering(retired: usize, loads: Arc<Loads>) -> Self {
+        let (services, endpoints) = (Interner::new(retired), Interner::new(retired));
+        Self { services, endpoints, spare: VecDeque::new(), loads }
+    }
+
     /// The number of a service port, in use from now on.
     pub fn service(&mut self, key: &PortKey) -> ServiceId {
         ServiceId(self.services.number(key))
@@ -55,17 +71,32 @@ impl Ids {
 
     /// The number of an address and port as an endpoint of a service port, in use from now on.
     pub fn endpoint(&mut self, service: ServiceId, addr: IpAddr, port: u16) -> EndpointId {
-        EndpointId(self.endpoints.number(&(service, addr, port)))
+        let key = (service, addr, port);
+        if let Some(known) = self.endpoints.known(&key) {
+            return EndpointId(known);
+        }
+        // One that is still busy goes to the end of the line.
+        let spare = self.spare.pop_front().and_then(|spare| {
+            let idle = self.loads.active(EndpointId(spare)) == 0;
+            if !idle {
+                self.spare.push_back(spare);
+            }
+            idle.then_some(spare)
+        });
+        let number = spare.unwrap_or_else(|| self.endpoints.fresh());
+        self.endpoints.give(&key, number);
+        EndpointId(number)
     }
 
     /// No snapshot names the service port any more; flows still may.
     pub fn retire_service(&mut self, key: &PortKey) {
-        self.services.retire(key);
+        // Flows hold on to it for as long as they like.
+        let _ = self.services.retire(key);
     }
 
     /// No snapshot names the endpoint any more; flows still may.
     pub fn retire_endpoint(&mut self, service: ServiceId, addr: IpAddr, port: u16) {
-        self.endpoints.retire(&(service, addr, port));
+        self.spare.extend(self.endpoints.retire(&(service, addr, port)));
     }
 }
 
@@ -93,13 +124,22 @@ impl<K: Clone + Eq + Hash> Interner<K> {
     }
 
     fn number(&mut self, key: &K) -> u32 {
-        if let Some(known) = self.known.get_mut(key) {
-            known.retired = None;
-            return known.number;
-        }
-        let number = self.fresh();
+        self.known(key).unwrap_or_else(|| {
+            let number = self.fresh();
+            self.give(key, number);
+            number
+        })
+    }
+
+    /// The number the name has, in use from now on.
+    fn known(&mut self, key: &K) -> Option<u32> {
+        let known = self.known.get_mut(key)?;
+        known.retired = None;
+        Some(known.number)
+    }
+
+    fn give(&mut self, key: &K, number: u32) {
         self.known.insert(key.clone(), Known { number, retired: None });
-        number
     }
 
     fn fresh(&mut self) -> u32 {
@@ -114,20 +154,23 @@ impl<K: Clone + Eq + Hash> Interner<K> {
         }
     }
 
-    fn retire(&mut self, key: &K) {
-        let Some(known) = self.known.get_mut(key) else { return };
+    /// The numbers of names that are forgotten by it.
+    fn retire(&mut self, key: &K) -> Vec<u32> {
+        let mut forgotten = Vec::new();
+        let Some(known) = self.known.get_mut(key) else { return forgotten };
         if known.retired.is_some() {
-            return;
+            return forgotten;
         }
         self.retirements += 1;
         known.retired = Some(self.retirements);
         self.line.push_back((key.clone(), self.retirements));
         while self.line.len() > self.remembered {
-            let Some((oldest, when)) = self.line.pop_front() else { return };
+            let Some((oldest, when)) = self.line.pop_front() else { break };
             if self.known.get(&oldest).is_some_and(|known| known.retired == Some(when)) {
-                self.known.remove(&oldest);
+                forgotten.extend(self.known.remove(&oldest).map(|known| known.number));
             }
         }
+        forgotten
     }
 }
 
@@ -166,6 +209,22 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoints_number_is_given_again_once_it_is_forgotten_and_idle() {
+        let loads: Arc<Loads> = Arc::default();
+        let mut ids = Ids::remembering(2, Arc::clone(&loads));
+        let addr = |n: u8| IpAddr::from([10, 1, 0, n]);
+        let all: Vec<_> = (1..=4).map(|n| ids.endpoint(ServiceId(1), addr(n), 80)).collect();
+        loads.add(all[0]);
+        (1..=4).for_each(|n| ids.retire_endpoint(ServiceId(1), addr(n), 80));
+        // Two are remembered; of the others one is busy.
+        let next: Vec<_> = (5..=7).map(|n| ids.endpoint(ServiceId(1), addr(n), 80)).collect();
+        assert_eq!(next, [EndpointId(5), all[1], EndpointId(6)]);
+        loads.remove(all[0]);
+        assert_eq!(ids.endpoint(ServiceId(1), addr(8), 80), all[0]);
+        assert_eq!(ids.endpoint(ServiceId(1), addr(4), 80), all[3], "its own, which is remembered");
+    }
+
+    #[test]
     fn past_the_last_number_those_in_use_are_skipped() {
         let mut ids = Interner::new(4);
         assert_eq!((ids.number(&'a'), ids.number(&'b')), (1, 2));
@@ -187,7 +246,7 @@ mod tests {
                     prop_assert_eq!(*owner.entry(number).or_insert(key), key);
                     prop_assert_eq!(*in_use.entry(key).or_insert(number), number);
                 } else {
-                    ids.retire(&key);
+                    let _ = ids.retire(&key);
                     in_use.remove(&key);
                 }
                 prop_assert!(ids.line.len() <= 4 && ids.known.len() <= in_use.len() + 4);

@@ -17,6 +17,8 @@ use dataplane::packet::tuple::Proto;
 use dataplane::service::Policy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use self::service::balance::Balance;
+
 /// A namespaced name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
@@ -81,8 +83,8 @@ pub struct Service {
     pub affinity: Option<u32>,
     /// `metadata.creationTimestamp`, seconds since the Unix epoch; 0 when unknown. Older wins a contested address.
     pub created: i64,
-    /// `tunway.dev/*` annotations.
-    pub annotations: BTreeMap<String, String>,
+    /// How its flows are to be spread, by `tunway.dev/*` annotations.
+    pub balance: Balance,
 }
 
 /// One element of an EndpointSlice's `ports` that can be joined.
@@ -113,6 +115,8 @@ pub struct Endpoint {
     pub node_hints: BTreeSet<String>,
     /// `hints.forZones`.
     pub zone_hints: BTreeSet<String>,
+    /// `zone`, where it runs.
+    pub zone: Option<String>,
     /// `targetRef.name`, the pod behind it.
     pub target: Option<String>,
 }
@@ -124,6 +128,8 @@ pub struct Slice {
     pub key: ObjectKey,
     /// Its Service, by the label `kubernetes.io/service-name`.
     pub service: ObjectKey,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
     /// Ports that can be joined.
     pub ports: Vec<SlicePort>,
     /// Endpoints with an address of the slice's family.

@@ -18,7 +18,7 @@ use crossbeam::utils::CachePadded;
 
 use crate::clock::{Clock, Time};
 use crate::engine::{Engine, EngineConfig, Tables};
-use crate::flow::{FlowView, Key, Region, RegionConfig, RegionError, Table, TtlError, Ttls};
+use crate::flow::{FlowView, Key, Loads, Region, RegionConfig, RegionError, Table, TtlError, Ttls};
 use crate::ids::{EndpointId, ServiceId, WorkerId};
 use crate::io::{MAX_QUEUES, Queue, Waker, random_u64};
 use crate::packet::tuple::{Address, Tuple};
@@ -130,6 +130,12 @@ pub enum PlaneError {
 }
 
 impl Plane {
+    /// Active flows by endpoint.
+    #[must_use]
+    pub fn loads(&self) -> &Arc<Loads> {
+        self.region.loads()
+    }
+
     /// Maps the region and starts one worker per queue. Until the first [`Plane::publish`] known flows are served and
     /// new ones are neither answered nor refused. A table of fewer than 4,096 flows a worker is made that large.
     ///

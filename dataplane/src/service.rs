@@ -8,6 +8,7 @@
 //! down and pays nothing for it.
 
 mod affinity;
+mod balancing;
 mod build;
 mod choose;
 mod chunked;
@@ -15,6 +16,7 @@ mod decide;
 mod frontend;
 mod local;
 mod lookup;
+mod maglev;
 mod port;
 mod publish;
 mod reasons;
@@ -24,6 +26,7 @@ mod snapshot;
 use std::fmt;
 
 pub use affinity::{Affinity, MAX_AFFINITY_SECONDS, Seat, Sticky, Tidied};
+pub use balancing::{Balancing, MAX_WEIGHT};
 pub use build::{BuildError, SnapshotBuilder};
 pub use choose::{Live, choose};
 pub(crate) use decide::is_link_local;
@@ -34,7 +37,7 @@ pub use lookup::Prefixes;
 pub use port::{Backend, PURGE_EPOCH_BITS, Purge, Service, Set, epoch_newer};
 pub use publish::Published;
 pub use reasons::{NoReasons, Reason, Reasons, Recorded};
-pub use select::Selector;
+pub use select::{HashBy, Selector};
 pub use snapshot::{Fabric, ReturnPath, Snapshot, World};
 
 use crate::packet::tuple::Proto;

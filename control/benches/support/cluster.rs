@@ -76,12 +76,13 @@ fn service(n: u32) -> Service {
         health_check_port: None,
         affinity: None,
         created: 1_700_000_000 + i64::from(n),
-        annotations: BTreeMap::new(),
+        balance: Default::default(),
     }
 }
 
 fn slice(n: u32, endpoints: u32) -> Slice {
     let endpoint = |m| Endpoint {
+        zone: None,
         addr: at(Ipv4Addr::new(10, 128, 0, 1), n * ENDPOINTS + m),
         ready: true,
         serving: true,
@@ -92,6 +93,7 @@ fn slice(n: u32, endpoints: u32) -> Slice {
         target: Some(format!("service-{n}-{m}")),
     };
     Slice {
+        labels: BTreeMap::new(),
         key: key(n, "-x1"),
         service: key(n, ""),
         ports: vec![SlicePort { name: "http".into(), proto: Proto::Tcp, port: 8080 }],

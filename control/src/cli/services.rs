@@ -61,7 +61,8 @@ pub fn render(services: &Services) -> String {
 }
 
 fn table(services: &[ServicePort]) -> Table {
-    let mut table = Table::new(&["SERVICE", "PROTO", "ADDRESS", "POLICY", "AFFINITY", "ENDPOINTS"]);
+    let mut table =
+        Table::new(&["SERVICE", "PROTO", "ADDRESS", "POLICY", "AFFINITY", "BALANCING", "ENDPOINTS"]);
     for service in services {
         let (addresses, endpoints) = (addresses(service), endpoints(&service.endpoints));
         let mut first = [
@@ -69,12 +70,13 @@ fn table(services: &[ServicePort]) -> Table {
             service.proto.clone(),
             policies(service),
             service.affinity_seconds.map_or_else(|| "None".to_owned(), |secs| format!("ClientIP {secs}s")),
+            service.balancing.clone(),
         ];
         // The others below the first: on one line they would not fit a terminal.
         for line in 0..addresses.len().max(endpoints.len()) {
-            let [name, proto, policy, affinity] = std::mem::take(&mut first);
+            let [name, proto, policy, affinity, balancing] = std::mem::take(&mut first);
             let nth = |list: &[String]| list.get(line).cloned().unwrap_or_default();
-            table.row([name, proto, nth(&addresses), policy, affinity, nth(&endpoints)]);
+            table.row([name, proto, nth(&addresses), policy, affinity, balancing, nth(&endpoints)]);
         }
     }
     table
@@ -128,6 +130,7 @@ mod tests {
             target: (last == 1).then(|| "web-1".to_owned()),
             local: false,
             sets: sets.iter().map(|set| (*set).to_owned()).collect(),
+            active_flows: 0,
         }
     }
 
@@ -142,6 +145,7 @@ mod tests {
             internal_traffic_policy: "Cluster".into(),
             external_traffic_policy: None,
             affinity_seconds: None,
+            balancing: "random".into(),
             endpoints,
         }
     }
@@ -178,10 +182,10 @@ mod tests {
             },
         };
         let expected = "\
-SERVICE         PROTO  ADDRESS                      POLICY         AFFINITY         ENDPOINTS
-default/web:80  TCP    [fd00:10:96::7]:80           Cluster        None             10.0.0.1:8080 web-1
-                                                                                    10.0.0.3:8080
-default/web:80  TCP    [fd00:10:96::7]:80           Cluster/Local  ClientIP 10800s  (none)
+SERVICE         PROTO  ADDRESS                      POLICY         AFFINITY         BALANCING  ENDPOINTS
+default/web:80  TCP    [fd00:10:96::7]:80           Cluster        None             random     10.0.0.1:8080 web-1
+                                                                                               10.0.0.3:8080
+default/web:80  TCP    [fd00:10:96::7]:80           Cluster/Local  ClientIP 10800s  random     (none)
                        [fd00:1::1]:80 LoadBalancer
                        *:30080 NodePort
 

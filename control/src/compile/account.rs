@@ -58,7 +58,7 @@ impl Compiler {
         family: Family,
     ) -> Option<Account> {
         let fabric = self.fabric.as_ref().ok()?;
-        let ground = Ground { fabric, rules: &self.rules, claims: &self.claims };
+        let ground = Ground { fabric, rules: &self.rules, claims: &self.claims, tables: &self.tables };
         let wanted = desired.services().get(service)?;
         let port = wanted.ports.iter().rfind(|known| known.name == port && known.proto == proto)?;
         let slices: Vec<_> = desired.slices(service).map(|slice| Accepted::of(slice, &ground)).collect();
@@ -68,7 +68,7 @@ impl Compiler {
             held.filter(|claim| claim.family() == family && wanted.ports.get(claim.ordinal) == Some(port));
         let outside = kinds.any(|claim| claim.kind != FrontendKind::ClusterIp);
         let exposure = draft::exposure(wanted, outside);
-        let endpoints: Vec<_> = joined.values().copied().collect();
+        let endpoints: Vec<_> = joined.values().map(|(endpoint, _)| *endpoint).collect();
         let mut recorded = Recorded::default();
         categorize(exposure, &endpoints, desired.node(), &mut recorded);
 
@@ -86,8 +86,9 @@ impl Compiler {
                 let of_family = |addr: IpAddr| Family::of(addr) == family;
                 for endpoint in accepted.endpoints.iter().filter(|endpoint| of_family(endpoint.addr)) {
                     let place = joined.range(..(endpoint.addr, number)).count();
-                    let counts =
-                        joined.get(&(endpoint.addr, number)).is_some_and(|one| std::ptr::eq(*one, *endpoint));
+                    let counts = joined
+                        .get(&(endpoint.addr, number))
+                        .is_some_and(|one| std::ptr::eq(one.0, *endpoint));
                     let of_it = recorded.fates.iter().filter(|(index, ..)| *index == place);
                     let outcome = if counts {
                         Outcome::Sorted(of_it.map(|(_, set, fate)| (*set, *fate)).collect())

@@ -7,12 +7,14 @@ use std::sync::Arc;
 
 use dataplane::packet::tuple::Family;
 use dataplane::service::{
-    Backend, Frontend, FrontendKind, Prefixes, ReturnPath, Selector, Service as Compiled, Snapshot, Sticky,
+    Backend, Balancing, Frontend, FrontendKind, Prefixes, ReturnPath, Service as Compiled, Snapshot, Sticky,
 };
 
+use super::balance::Wish;
 use super::claims::{Claim, Claims, claims_of, cluster_ips};
 use super::health::{Health, health};
 use super::refuse::{self, Refusal, unusable};
+use super::tables::Tables;
 use super::{Rules, tell};
 use crate::categorize::{Exposure, NoReasons, categorize, is_local};
 use crate::desired::Desired;
@@ -25,6 +27,7 @@ pub(super) struct Ground<'a> {
     pub(super) fabric: &'a Snapshot,
     pub(super) rules: &'a Rules,
     pub(super) claims: &'a Claims,
+    pub(super) tables: &'a Tables,
 }
 
 /// A Service compiled, its purge epochs (0 here) still to be set.
@@ -35,6 +38,8 @@ pub(super) struct Draft {
     /// Every endpoint address of its slices, also the refused: their fate hangs on others' frontends.
     pub(super) addrs: BTreeSet<IpAddr>,
     pub(super) health: Option<Health>,
+    /// Bytes of the Maglev tables it asks for, whether or not it has them.
+    pub(super) table_bytes: usize,
 }
 
 /// Why something cannot be a frontend.
@@ -81,6 +86,7 @@ pub(super) fn draft(
         draft.problems.extend(refuse::of_endpoints(accepted.slice, refused));
     }
     draft.health = health(service, slices.iter().flat_map(|accepted| &accepted.endpoints), desired.node());
+    let wish = Wish::of(service, ground);
     let mut held: BTreeMap<(usize, Family), Vec<&Claim>> = BTreeMap::new();
     for claim in claims {
         match ground.claims.line(claim.addr, claim.port).next() {
@@ -91,10 +97,11 @@ pub(super) fn draft(
     for ((ordinal, family), held) in held {
         let cluster_ip = cluster_ips(service).find(|addr| Family::of(*addr) == family);
         if let (Some(port), Some(cluster_ip)) = (service.ports.get(ordinal), cluster_ip) {
-            let making = Making { service, port, cluster_ip, held: &held };
+            let making = Making { service, port, cluster_ip, held: &held, wish };
             draft.ports.push(making.compile(&slices, desired, ids));
         }
     }
+    wish.account(service, &mut draft);
     draft
 }
 
@@ -132,11 +139,12 @@ struct Making<'a> {
     cluster_ip: IpAddr,
     /// The frontends it holds.
     held: &'a [&'a Claim],
+    wish: Wish,
 }
 
 impl Making<'_> {
     fn compile(&self, slices: &[Accepted<'_>], desired: &Desired, ids: &mut Ids) -> (PortKey, Compiled) {
-        let Self { service, port, cluster_ip, held } = *self;
+        let Self { service, port, cluster_ip, held, wish } = *self;
         let family = Family::of(cluster_ip);
         let key = PortKey {
             object: Arc::new(service.key.clone()),
@@ -146,26 +154,31 @@ impl Making<'_> {
         };
         let id = ids.service(&key);
         let joined = join(port, family, slices);
-        let endpoints: Vec<&Endpoint> = joined.values().copied().collect();
+        let endpoints: Vec<&Endpoint> = joined.values().map(|(endpoint, _)| *endpoint).collect();
         let outside = held.iter().any(|claim| claim.kind != FrontendKind::ClusterIp);
         let sets = categorize(exposure(service, outside), &endpoints, desired.node(), &mut NoReasons);
         // What is neither ready nor serving is in no set and matters to no flow.
-        let mut backends = Vec::with_capacity(joined.len());
+        let (mut backends, mut weights) = (Vec::with_capacity(joined.len()), Vec::new());
         let mut places = Vec::with_capacity(joined.len());
-        for (&(addr, port), endpoint) in &joined {
+        for (&(addr, port), (endpoint, slice)) in &joined {
             places.push(u32::try_from(backends.len()).unwrap_or(u32::MAX));
             if endpoint.ready || endpoint.serving {
                 let (id, local) = (ids.endpoint(id, addr, port), is_local(endpoint, desired.node()));
                 backends.push(Backend { id, addr, port, local, ready_or_serving: true });
+                weights.push(service.balance.weight(endpoint, &slice.labels));
             }
         }
-        let placed =
-            |set: Vec<u32>| set.into_iter().filter_map(|n| places.get(n as usize).copied()).collect();
+        let placed = |set: Vec<u32>| {
+            set.into_iter().filter_map(|n| places.get(n as usize).copied()).collect::<Box<_>>()
+        };
+        let (cluster, local) = (placed(sets.cluster), placed(sets.local));
+        let name = name(&service.key, &port.name);
+        let balancing = Balancing::new(wish.selector(), &name, &backends, &weights, [&cluster, &local]);
         let addressed = held.iter().filter(|claim| claim.kind != FrontendKind::NodePort);
         let node_port = held.iter().find(|claim| claim.kind == FrontendKind::NodePort);
         let compiled = Compiled {
             id,
-            name: name(&service.key, &port.name),
+            name,
             cluster_ip,
             port: dataplane::service::SvcPort { port: port.port, proto: port.proto },
             // Claims are in the order of their addresses.
@@ -176,10 +189,10 @@ impl Making<'_> {
             sources: sources(service, family, desired),
             purge_epoch: 0,
             backends: backends.into(),
-            cluster: placed(sets.cluster),
-            local: placed(sets.local),
+            cluster,
+            local,
             any: sets.any,
-            selector: Selector::Random,
+            balancing,
             affinity: service.affinity.map(Sticky::new),
         };
         (key, compiled)
@@ -212,16 +225,16 @@ pub(super) fn join<'a>(
     port: &Port,
     family: Family,
     slices: &[Accepted<'a>],
-) -> BTreeMap<(IpAddr, u16), &'a Endpoint> {
+) -> BTreeMap<(IpAddr, u16), (&'a Endpoint, &'a Slice)> {
     let mut joined = BTreeMap::new();
-    for Accepted { slice, endpoints, .. } in slices {
+    for &Accepted { slice, ref endpoints, .. } in slices {
         let ports =
             slice.ports.iter().filter(|p| p.name == port.name && p.proto == port.proto && p.port != 0);
         for slice_port in ports {
             for &endpoint in endpoints.iter().filter(|e| Family::of(e.addr) == family) {
                 let key = (endpoint.addr, slice_port.port);
                 if !endpoint.terminating || !joined.contains_key(&key) {
-                    joined.insert(key, endpoint);
+                    joined.insert(key, (endpoint, slice));
                 }
             }
         }

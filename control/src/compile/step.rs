@@ -102,12 +102,13 @@ impl<'a> Step<'a> {
 
     /// Compiles a Service and takes down what came out differently.
     pub(super) fn compile(&mut self, key: &ObjectKey, desired: &Desired) {
-        let Compiler { ids, claims, objects, rules, .. } = &mut *self.compiler;
+        let Compiler { ids, claims, objects, rules, tables, .. } = &mut *self.compiler;
         let Some(object) = objects.get_mut(key) else { return };
         let service = desired.services().get(key);
-        let ground = Ground { fabric: &self.fabric, rules, claims };
-        let Draft { ports, problems, addrs, health } =
+        let ground = Ground { fabric: &self.fabric, rules, claims, tables };
+        let Draft { ports, problems, addrs, health, table_bytes } =
             service.map_or_else(Draft::default, |s| draft(s, &object.claims, desired, &ground, ids));
+        tables.want(&object.key, service.map_or(0, |service| service.created), table_bytes);
         let now = ports.iter().map(|(key, compiled)| (key.clone(), compiled.id)).collect();
         let before = std::mem::replace(&mut object.ports, now);
         let live: BTreeSet<ServiceId> = object.ports.iter().map(|(_, id)| *id).collect();
@@ -128,6 +129,11 @@ impl<'a> Step<'a> {
         if service.is_none() {
             self.forget(key);
         }
+    }
+
+    /// Services that have Maglev tables and had none, or the other way round, now that everybody's wishes are known.
+    pub(super) fn moved_tables(&mut self) -> Vec<Arc<ObjectKey>> {
+        self.compiler.tables.decide(self.compiler.rules.maglev_memory)
     }
 
     /// After a compile that failed: takes out what the previous world has and no object any more.

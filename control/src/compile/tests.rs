@@ -1,5 +1,6 @@
 //! What comes out of objects: sets, ids, sharing, refusals, contests, and recovery from a failed build.
 
+mod balance;
 mod epochs;
 mod fabric;
 pub(crate) mod law;
@@ -174,7 +175,7 @@ fn what_comes_out_the_same_is_not_published_and_the_rest_is_shared() {
     );
     let first = bench.next();
     let mut noted = service("a", &["10.96.0.1"]);
-    noted.annotations.insert("tunway.dev/x".into(), "y".into());
+    noted.created = 7;
     bench.desired.apply(says(noted));
     assert!(bench.desired.is_dirty());
     assert_eq!(bench.step().1, 0);

@@ -1,13 +1,17 @@
 //! What the cluster is like and what its Services may have: the values that are not about this process.
 
-use dataplane::service::Prefixes;
+use dataplane::service::{HashBy, Prefixes};
 
 use super::ConfigError;
-use super::file::{DetectLocalFile, ExternalIpsFile, NodeFile, OneOrMany};
+use super::file::{DetectLocalFile, ExternalIpsFile, LoadBalancingFile, NodeFile, OneOrMany};
 use super::rules::{Checked, parse_cidr};
-use crate::compile::Rules;
+use crate::compile::{DEFAULT_MAGLEV_MEMORY, Rules};
 use crate::model::node::ZONE_LABEL;
+use crate::model::service::balance::{self, Algorithm};
 use crate::model::{Node, ip};
+
+/// The most `loadBalancing.maglevMemory` may be, in bytes.
+const MAX_MAGLEV_MEMORY: u64 = 4_000_000_000;
 
 /// `clusterCIDR` is short for a `detectLocal`.
 pub(super) fn detect_local(
@@ -42,8 +46,41 @@ pub(super) fn node_port_range(given: Option<&str>) -> Checked<(u16, u16)> {
     })
 }
 
+/// What Services may have, and get by default.
+pub(super) fn rules(
+    external_ips: Option<ExternalIpsFile>,
+    load_balancing: Option<LoadBalancingFile>,
+) -> Checked<Rules> {
+    let given = load_balancing.unwrap_or_default();
+    let algorithm = match given.algorithm.as_deref() {
+        None => Algorithm::default(),
+        Some(name) => Algorithm::named(name).ok_or_else(|| {
+            let names = Algorithm::NAMES.map(|(name, _)| name).join(", ");
+            let what = format_args!("{name:?} is no algorithm").to_string();
+            ConfigError::new("loadBalancing.algorithm", what, format!("write one of {names}"))
+        })?,
+    };
+    let hash_by = match given.hash_by.as_deref() {
+        None => HashBy::default(),
+        Some(name) => balance::hash_by(name).ok_or_else(|| {
+            let what = format_args!("{name:?} cannot be hashed by").to_string();
+            ConfigError::new("loadBalancing.hashBy", what, "write tuple or client")
+        })?,
+    };
+    let maglev_memory = match given.maglev_memory {
+        None => DEFAULT_MAGLEV_MEMORY,
+        Some(bytes) => {
+            usize::try_from(bytes).ok().filter(|_| bytes <= MAX_MAGLEV_MEMORY).ok_or_else(|| {
+                let what = format_args!("{bytes} bytes are too many").to_string();
+                ConfigError::new("loadBalancing.maglevMemory", what, "at most 4000000000")
+            })?
+        }
+    };
+    Ok(Rules { external_ips: allowed(external_ips.unwrap_or_default())?, algorithm, hash_by, maglev_memory })
+}
+
 /// External IPs that Services may have.
-pub(super) fn external_ips(given: ExternalIpsFile) -> Checked<Rules> {
+fn allowed(given: ExternalIpsFile) -> Checked<Prefixes> {
     let mut allowed = Vec::new();
     for (at, text) in given.allow.unwrap_or_default().iter().enumerate() {
         let cidr = parse_cidr(text).ok_or_else(|| {
@@ -57,7 +94,7 @@ pub(super) fn external_ips(given: ExternalIpsFile) -> Checked<Rules> {
         allowed.push(cidr);
     }
     // Each was checked just now.
-    Ok(Rules { external_ips: Prefixes::new(&allowed).unwrap_or_default() })
+    Ok(Prefixes::new(&allowed).unwrap_or_default())
 }
 
 /// A node that is only thought of. `name` is what `nodeName` says, if that was given.

@@ -53,6 +53,8 @@ pub struct ConfigFile {
     /// Which external IPs Services may have. Default: none.
     #[serde(rename = "externalIPs")]
     pub external_ips: Option<ExternalIpsFile>,
+    /// How flows are spread over endpoints, of Services whose annotations do not say.
+    pub load_balancing: Option<LoadBalancingFile>,
     /// Masquerade every flow to a ClusterIP, whoever the client is, with `returnPath: connmark`. Default false.
     pub masquerade_all: Option<bool>,
     /// How replies come back. Default `auto`: `connmark` with the Kubernetes API, `masquerade` with manifests.
@@ -93,6 +95,19 @@ pub struct MaxFlows {
     pub ipv4: Option<u32>,
     /// IPv6 flows, 192 bytes each. Default 131,072; 4,096 a worker with more than 32 of them.
     pub ipv6: Option<u32>,
+}
+
+/// `loadBalancing`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct LoadBalancingFile {
+    /// random, round-robin, least-connections, p2c, maglev or rendezvous. Default random, as kube-proxy.
+    pub algorithm: Option<String>,
+    /// What maglev and rendezvous hash: tuple (addresses, ports, protocol) or client (its address). Default tuple.
+    pub hash_by: Option<String>,
+    /// Bytes that all Maglev tables take together; Services beyond get rendezvous. Default 64,000,000; limit 0 to
+    /// 4,000,000,000.
+    pub maglev_memory: Option<u64>,
 }
 
 /// `marks`. Each a single bit, none of them 0x4000 or 0x8000 (Kubernetes' own), the two not the same.
@@ -276,6 +291,7 @@ impl ConfigFile {
     #[must_use]
     pub fn over(self, below: Self) -> Self {
         Self {
+            load_balancing: self.load_balancing.or(below.load_balancing),
             api_version: self.api_version.or(below.api_version),
             kind: self.kind.or(below.kind),
             device: self.device.or(below.device),

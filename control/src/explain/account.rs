@@ -1,9 +1,9 @@
 //! Which endpoints a service port has, each with why it takes new flows or not, and how one of them would be picked.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use dataplane::packet::tuple::Family;
-use dataplane::service::{Selector, Service, Set, Sticky};
+use dataplane::packet::tuple::{Family, Tuple};
+use dataplane::service::{HashBy, Selector, Service, Set, Sticky};
 
 use super::steps::Steps;
 use super::{Ground, key_of};
@@ -98,7 +98,14 @@ const fn in_words(fate: Fate) -> (&'static str, bool, &'static str) {
 }
 
 /// Tells how one of the set would be picked.
-pub(super) fn tell_choice(service: &Service, client: IpAddr, steps: &mut Steps<'_>) {
+pub(super) fn tell_choice(
+    service: &Service,
+    set: Set,
+    flow: &Tuple<IpAddr>,
+    whole: bool,
+    steps: &mut Steps<'_>,
+) {
+    let client = flow.src;
     let object = format!("Service {}", key_of(&service.name).0);
     if let Some(seconds) = service.affinity.as_ref().map(Sticky::seconds) {
         let what = format!(
@@ -106,13 +113,37 @@ pub(super) fn tell_choice(service: &Service, client: IpAddr, steps: &mut Steps<'
         );
         steps.push(object.clone(), "spec.sessionAffinity", what);
     }
-    steps.push(object, "", format!("one of these is picked {}", how(service.selector)));
+    let members = service.members(set);
+    let backend = |position: usize| service.backends.get(usize::try_from(*members.get(position)?).ok()?);
+    let (selector, known) = (service.balancing.selector(), members.len() == 1 || whole);
+    let fixed = service.balancing.fixed(set, members, flow).filter(|_| known || by_client(selector));
+    let one = fixed.and_then(backend).map(|one| format!(": {}", SocketAddr::new(one.addr, one.port)));
+    let what = format!("one of these is picked {}{}", how(selector), one.unwrap_or_default());
+    steps.push(object.clone(), "metadata.annotations[tunway.dev/balancing]", what);
+    let weighed = (0..members.len()).filter_map(|position| {
+        let (weight, of) = service.balancing.weight(set, position)?;
+        let backend = backend(position)?;
+        Some(format!("{} weighs {weight} of {of}", SocketAddr::new(backend.addr, backend.port)))
+    });
+    for weighed in weighed {
+        steps.push(object.clone(), "metadata.annotations[tunway.dev/weights]", weighed);
+    }
+}
+
+fn by_client(selector: Selector) -> bool {
+    selector.hash_by() == Some(HashBy::Client)
 }
 
 /// How a selector picks.
-fn how(selector: Selector) -> &'static str {
+fn how(selector: Selector) -> String {
     match selector {
-        Selector::Random => "at random, each as likely as the others",
-        _ => "by its own rule",
+        Selector::Random => "at random, each as likely as the others but for weights".into(),
+        Selector::RoundRobin => "in turn".into(),
+        Selector::LeastConn => "by least connections: one with the fewest active flows".into(),
+        Selector::P2c => "as the one with fewer active flows of two drawn at random".into(),
+        Selector::Hrw(HashBy::Client) => "by rendezvous hashing of the client's address".into(),
+        Selector::Hrw(HashBy::Tuple) => "by rendezvous hashing of addresses and ports".into(),
+        Selector::Maglev(HashBy::Client) => "by Maglev hashing of the client's address".into(),
+        Selector::Maglev(HashBy::Tuple) => "by Maglev hashing of addresses and ports".into(),
     }
 }

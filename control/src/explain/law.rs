@@ -56,7 +56,7 @@ proptest! {
     ) {
         let mut desired = desired(&services, &slices);
         let mut compiler = Compiler::new(fabric(switches[0], switches[1], switches[2]));
-        compiler.set_rules(Rules { external_ips: Prefixes::new(&[(ip("0.0.0.0"), 0)]).unwrap() });
+        compiler.set_rules(Rules { external_ips: Prefixes::new(&[(ip("0.0.0.0"), 0)]).unwrap(), ..Rules::default() });
         let world = compiler.compile(&mut desired, &mut || 1).unwrap().unwrap();
         let World::Ready(world) = &*world else { panic!("no world") };
         prop_assert_eq!(&desired.node().name, HERE);

@@ -59,7 +59,8 @@ pub fn read(slice: &api::EndpointSlice) -> Reading<Slice> {
     let endpoints = slice.endpoints.iter().enumerate();
     let endpoints =
         endpoints.filter_map(|(index, element)| endpoint(index, element, family, &mut report)).collect();
-    report.reading(Some(Slice { key, service, ports, endpoints }))
+    let labels = slice.metadata.labels.clone().unwrap_or_default();
+    report.reading(Some(Slice { key, service, labels, ports, endpoints }))
 }
 
 /// Reads a legacy Endpoints object: one slice per subset and family. Addresses that are not ready are neither ready
@@ -76,6 +77,7 @@ pub fn read_legacy(endpoints: &core::Endpoints) -> Reading<Vec<Slice>> {
         );
         return report.reading(None);
     }
+    let given_labels = endpoints.metadata.labels.clone().unwrap_or_default();
     let mut slices = Vec::new();
     for (index, subset) in endpoints.subsets.iter().flatten().enumerate() {
         let field = format!("subsets[{index}]");
@@ -90,7 +92,9 @@ pub fn read_legacy(endpoints: &core::Endpoints) -> Reading<Vec<Slice>> {
             if !endpoints.is_empty() {
                 let name = format!("{LEGACY_PREFIX}{}:{index}:{family}", service.name);
                 let key = ObjectKey { namespace: service.namespace.clone(), name };
-                slices.push(Slice { key, service: service.clone(), ports: ports.clone(), endpoints });
+                let labels = given_labels.clone();
+                let (service, ports) = (service.clone(), ports.clone());
+                slices.push(Slice { key, service, labels, ports, endpoints });
             }
         }
     }
@@ -160,6 +164,7 @@ fn endpoint(index: usize, element: &api::Endpoint, family: Family, report: &mut 
         node: element.node_name.clone().filter(|name| !name.is_empty()),
         node_hints: hints.for_nodes.into_iter().flatten().map(|hint| hint.name).collect(),
         zone_hints: hints.for_zones.into_iter().flatten().map(|hint| hint.name).collect(),
+        zone: element.zone.clone().filter(|zone| !zone.is_empty()),
         target: pod_name(element.target_ref.as_ref()),
     })
 }
@@ -181,6 +186,7 @@ fn legacy_endpoints(field: &str, subset: &core::EndpointSubset, report: &mut Rep
             node: element.node_name.clone().filter(|name| !name.is_empty()),
             node_hints: Default::default(),
             zone_hints: Default::default(),
+            zone: None,
             target: pod_name(element.target_ref.as_ref()),
         })
     })

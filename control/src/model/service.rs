@@ -10,8 +10,10 @@ use dataplane::service::{MAX_AFFINITY_SECONDS, Policy};
 use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use self::balance::Balance;
 use crate::model::{ObjectKey, Port, Reading, Report, Service, ip, port_number, protocol};
 
+pub mod balance;
 mod external;
 
 /// A Service with this label, whatever its value, belongs to another proxy.
@@ -58,7 +60,7 @@ pub fn read(service: &api::Service) -> Reading<Service> {
     let internal = policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref(), &mut report);
     let affinity = affinity(spec, &mut report);
     let external = external::read(service, spec, &mut report);
-    let annotations = service.metadata.annotations.iter().flatten();
+    let balance = Balance::read(&service.metadata, &mut report);
     let value = (!cluster_ips.is_empty()).then(|| Service {
         key,
         cluster_ips,
@@ -71,10 +73,7 @@ pub fn read(service: &api::Service) -> Reading<Service> {
         health_check_port: external.health_check_port,
         affinity,
         created: service.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
-        annotations: annotations
-            .filter(|(name, _)| name.starts_with(ANNOTATION_PREFIX))
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect(),
+        balance,
     });
     report.reading(value)
 }

@@ -49,7 +49,7 @@ impl State {
     /// Nothing known yet; the plane serves known flows only.
     #[must_use]
     pub fn new(config: &Config, plane: Plane) -> Self {
-        let mut compiler = Compiler::new(config.fabric());
+        let mut compiler = Compiler::new(config.fabric()).counting(Arc::clone(plane.loads()));
         compiler.set_rules(config.rules.clone());
         let mut state = Self {
             device: config.device.clone(),

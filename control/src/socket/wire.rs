@@ -131,6 +131,8 @@ pub struct ServicePort {
     pub external_traffic_policy: Option<String>,
     /// `sessionAffinity: ClientIP`: how long a client keeps its endpoint after its last new flow.
     pub affinity_seconds: Option<u32>,
+    /// How endpoints are picked: `random`, `maglev by client`.
+    pub balancing: String,
     /// Endpoints that take new flows, and those kept only for their old ones.
     pub endpoints: Vec<Endpoint>,
 }
@@ -157,6 +159,8 @@ pub struct Endpoint {
     pub local: bool,
     /// The sets it takes new flows from: `cluster`, `local`.
     pub sets: Vec<String>,
+    /// Its flows that are not closing.
+    pub active_flows: u32,
 }
 
 /// What is wrong with an object, for its owner.

@@ -34,7 +34,8 @@ impl Loads {
         self.counter(endpoint).map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
-    pub(super) fn add(&self, endpoint: EndpointId) {
+    /// Counts one more.
+    pub fn add(&self, endpoint: EndpointId) {
         let (leaf, at) = place(endpoint);
         let Some(leaf) = self.leaves.get(leaf) else { return };
         let counters = leaf.get_or_init(|| (0..LEAF).map(|_| AtomicU32::new(0)).collect());
@@ -44,7 +45,7 @@ impl Loads {
     }
 
     /// Takes back one [`Loads::add`].
-    pub(super) fn remove(&self, endpoint: EndpointId) {
+    pub fn remove(&self, endpoint: EndpointId) {
         if let Some(counter) = self.counter(endpoint) {
             counter.fetch_sub(1, Ordering::Relaxed);
         }

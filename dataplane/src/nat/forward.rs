@@ -85,8 +85,9 @@ impl<const N: usize> Nat<'_, N> {
     {
         let Serving { service, set, masquerade } = *serving;
         // `decide` serves only from sets that are not empty.
-        let mut live = Picks { prng: self.prng, affinity: self.affinity, now: self.now.tick() };
-        let Some(backend) = choose(service, set, &mut live, tuple.src.into(), &mut NoReasons) else {
+        let (loads, now) = (&**self.table.loads(), self.now.tick());
+        let mut live = Picks { prng: self.prng, affinity: self.affinity, loads, now };
+        let Some(backend) = choose(service, set, &mut live, &tuple.any(), &mut NoReasons) else {
             return Outcome::Answer(Answer::Unreachable);
         };
         let (client, endpoint) = (tuple.src.into(), backend.addr);

@@ -154,6 +154,9 @@ impl SnapshotBuilder {
                 validate(&new)?;
                 old.as_ref().map_or(Ok(()), |old| same_name(old, &new))?;
                 new.note_presence(old.as_deref(), next.generation);
+                if let Some(old) = &old {
+                    new.balancing.follow(&old.balancing);
+                }
                 additions.push(Arc::new(new));
             }
         }
@@ -256,6 +259,9 @@ fn validate(service: &Service) -> Result<(), BuildError> {
     let members = service.cluster.len() + service.local.len();
     if members > 0 && !service.any {
         return bad("a set has members, yet no endpoint is usable anywhere");
+    }
+    if !service.balancing.fits(service.backends.len(), [service.cluster.len(), service.local.len()]) {
+        return bad("its balancing was made for other backends or sets");
     }
     let mut ids: Vec<_> = service.backends.iter().map(|backend| backend.id).collect();
     ids.sort_unstable();

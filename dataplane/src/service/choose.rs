@@ -4,12 +4,16 @@ use std::net::IpAddr;
 
 use super::{Backend, Reason, Reasons, Seat, Service, Set};
 use crate::clock::Tick;
-use crate::ids::ServiceId;
+use crate::ids::{EndpointId, ServiceId};
+use crate::packet::tuple::Tuple;
 
 /// What a choice may look at beyond the snapshot.
 pub trait Live {
     /// A number drawn uniformly from `0..below`. `below` is never 0.
     fn draw(&mut self, below: u32) -> u32;
+
+    /// How many active flows an endpoint has.
+    fn active(&self, endpoint: EndpointId) -> u32;
 
     /// The present, as session affinity counts it.
     fn now(&self) -> Tick;
@@ -35,21 +39,21 @@ pub trait Live {
 const ATTEMPTS: usize = 4;
 
 /// Picks an endpoint of the set: the one the client is remembered at if the service port has session affinity and the
-/// endpoint is in the set, else by the selector; `None` only if the set is empty.
+/// endpoint is in the set, else by its balancing; `None` only if the set is empty.
 ///
-/// `client` is the flow's source address as it arrives. With affinity it is remembered, or remembered for longer.
+/// `flow` is its tuple as it arrives. With affinity its client is remembered, or remembered for longer.
 pub fn choose<'a, L: Live, R: Reasons>(
     service: &'a Service,
     set: Set,
     live: &mut L,
-    client: IpAddr,
+    flow: &Tuple<IpAddr>,
     reasons: &mut R,
 ) -> Option<&'a Backend> {
-    let members = service.members(set);
+    let (members, client) = (service.members(set), flow.src);
     let position = match &service.affinity {
-        None => service.selector.pick(members.len(), live)?,
+        None => pick(service, set, live, flow)?,
         Some(sticky) => {
-            let (position, remembered) = settle(service, members, live, client)?;
+            let (position, remembered) = settle(service, set, live, flow)?;
             reasons.note(Reason::Affinity { client, seconds: sticky.seconds(), remembered });
             position
         }
@@ -59,19 +63,18 @@ pub fn choose<'a, L: Live, R: Reasons>(
     Some(backend)
 }
 
+fn pick<L: Live>(service: &Service, set: Set, live: &mut L, flow: &Tuple<IpAddr>) -> Option<usize> {
+    service.balancing.pick(set, service.members(set), &service.backends, flow, live)
+}
+
 /// The member a client of a sticky service port gets, and whether because it is remembered there.
-fn settle<L: Live>(
-    service: &Service,
-    members: &[u32],
-    live: &mut L,
-    client: IpAddr,
-) -> Option<(usize, bool)> {
-    let now = live.now();
+fn settle<L: Live>(service: &Service, set: Set, live: &mut L, flow: &Tuple<IpAddr>) -> Option<(usize, bool)> {
+    let (members, client, now) = (service.members(set), flow.src, live.now());
     let mut seen = live.recall(service.id, client);
     let mut choice = None;
     for _ in 0..ATTEMPTS {
         let remembered = seen.and_then(|seat| members.binary_search(&service.place_of(&seat, now)?).ok());
-        let position = remembered.map_or_else(|| service.selector.pick(members.len(), live), Some)?;
+        let position = remembered.map_or_else(|| pick(service, set, live, flow), Some)?;
         choice = Some((position, remembered.is_some()));
         let last = seen.map_or(now, |seat| seat.last());
         let seat = service.seat(*members.get(position)?, now)?.not_before(last);

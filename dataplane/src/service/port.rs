@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Frontend, FrontendKind, Policy, Prefixes, Selector, Sticky, SvcPort};
+use super::{Balancing, Frontend, FrontendKind, Policy, Prefixes, Sticky, SvcPort};
 use crate::ids::{EndpointId, ServiceId};
 
 /// Bits of a purge epoch. 0 is no epoch, so a compiled service port always has a non-zero one.
@@ -65,7 +65,7 @@ pub struct Service {
     /// There is a usable endpoint somewhere in the cluster, whether or not a set has it.
     pub any: bool,
     /// How an endpoint is picked.
-    pub selector: Selector,
+    pub balancing: Balancing,
     /// `sessionAffinity: ClientIP`: a client gets the endpoint it had.
     pub affinity: Option<Sticky>,
 }
@@ -99,7 +99,7 @@ impl Service {
             cluster: Box::default(),
             local: Box::default(),
             any: false,
-            selector: Selector::default(),
+            balancing: Balancing::default(),
             affinity: None,
         }
     }

@@ -1,11 +1,12 @@
 //! Small worlds for this module's tests.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{Affinity, Backend, Live, Seat, Service, SvcPort};
 use crate::clock::Tick;
 use crate::ids::{EndpointId, ServiceId};
-use crate::packet::tuple::Proto;
+use crate::packet::tuple::{Proto, Tuple};
 
 /// A TCP service port without endpoints.
 pub(super) fn service(id: u32, cluster_ip: &str, port: u16) -> Service {
@@ -24,6 +25,11 @@ pub(super) fn backend(id: u32, addr: &str, port: u16) -> Backend {
     }
 }
 
+/// A flow of this client to a TCP port of a ClusterIP.
+pub(super) fn flow_of(client: IpAddr) -> Tuple<IpAddr> {
+    Tuple { src: client, dst: [10, 96, 0, 1].into(), sport: 40_000, dport: 80, proto: Proto::Tcp }
+}
+
 /// splitmix64, reproducible by its seed; and a memory of clients with a clock.
 pub(super) struct Rng {
     pub(super) state: u64,
@@ -32,11 +38,19 @@ pub(super) struct Rng {
     /// One draw in 160 is a 3, whatever is asked for.
     pub(super) loaded: bool,
     pub(super) draws: usize,
+    pub(super) active: BTreeMap<EndpointId, u32>,
 }
 
 impl Rng {
     pub(super) fn new(seed: u64) -> Self {
-        Self { state: seed, affinity: Affinity::new(1 << 16), now: Tick::default(), loaded: false, draws: 0 }
+        Self {
+            state: seed,
+            affinity: Affinity::new(1 << 16),
+            now: Tick::default(),
+            loaded: false,
+            draws: 0,
+            active: BTreeMap::new(),
+        }
     }
 
     pub(super) fn next(&mut self) -> u64 {
@@ -54,6 +68,10 @@ impl Live for Rng {
         let loaded = self.loaded;
         let mut uniform = |below| u32::try_from((u128::from(self.next()) * u128::from(below)) >> 64).unwrap();
         if loaded && uniform(160_u32) == 0 { 3 } else { uniform(below) }
+    }
+
+    fn active(&self, endpoint: EndpointId) -> u32 {
+        self.active.get(&endpoint).copied().unwrap_or_default()
     }
 
     fn now(&self) -> Tick {

@@ -40,7 +40,10 @@ fn any_fabric(which: u8) -> Fabric {
 
 fn any_rules(which: u8) -> Rules {
     let prefixes = [(ip("198.51.100.0"), 24), (ip("::"), 0)];
-    Rules { external_ips: Prefixes::new(&prefixes[..usize::from(which)]).unwrap() }
+    let external_ips = Prefixes::new(&prefixes[..usize::from(which)]).unwrap();
+    let algorithm = [Algorithm::Random, Algorithm::Maglev, Algorithm::RoundRobin][usize::from(which)];
+    // Room for some of the tables.
+    Rules { external_ips, algorithm, maglev_memory: 700, ..Rules::default() }
 }
 
 pub(crate) fn any_service() -> impl Strategy<Value = Service> {
@@ -53,6 +56,7 @@ pub(crate) fn any_service() -> impl Strategy<Value = Service> {
             let mut service =
                 Service { created, internal: policy(local[0]), ..service(&format!("s{name}"), &vips) };
             service.external = policy(local[1]);
+            service.balance.algorithm = local[0].then_some(Algorithm::Maglev);
             service.external_ips = outside.0.into_iter().map(ip).collect();
             service.load_balancer_ips = outside.1.into_iter().map(ip).collect();
             service.source_ranges =

@@ -11,7 +11,7 @@ fn outside() -> Fabric {
 
 fn allowing(cidrs: &[(&str, u8)]) -> Rules {
     let cidrs: Vec<_> = cidrs.iter().map(|(addr, len)| (ip(addr), *len)).collect();
-    Rules { external_ips: Prefixes::new(&cidrs).unwrap() }
+    Rules { external_ips: Prefixes::new(&cidrs).unwrap(), ..Rules::default() }
 }
 
 fn bench(services: &[Service], slices: &[Slice]) -> Bench {

@@ -207,7 +207,7 @@ fn policy_age_and_annotations_come_along() {
     let object: api::Service = serde_json::from_value(json!({
         "metadata": {
             "name": "web", "creationTimestamp": "2026-01-01T00:00:00Z",
-            "annotations": {"tunway.dev/selector": "hrw", "kubectl.kubernetes.io/last-applied-configuration": "{}"},
+            "annotations": {"tunway.dev/balancing": "p2c", "kubectl.kubernetes.io/last-applied-configuration": "{}"},
         },
         "spec": {"clusterIP": "10.96.0.10", "internalTrafficPolicy": "Local", "ports": [{"port": 80}]},
     }))
@@ -216,10 +216,7 @@ fn policy_age_and_annotations_come_along() {
     let service = reading.value.unwrap();
     assert_eq!(service.key.to_string(), "default/web", "no namespace is the namespace default");
     assert_eq!((service.internal, service.created), (Policy::Local, 1_767_225_600));
-    assert_eq!(
-        service.annotations.into_iter().collect::<Vec<_>>(),
-        [("tunway.dev/selector".into(), "hrw".into())]
-    );
+    assert_eq!(service.balance.algorithm, Some(balance::Algorithm::P2c));
 
     let spec = json!({"clusterIP": "10.96.0.10", "internalTrafficPolicy": "local", "ports": [{"port": 80}]});
     let reading = with_spec(spec);

@@ -83,6 +83,7 @@ impl State {
                 target: targets.iter().find(|(addr, _)| *addr == backend.addr).map(|(_, pod)| pod.clone()),
                 local: backend.local,
                 sets: sets.iter().filter(|(_, is)| *is).map(|(set, _)| (*set).to_owned()).collect(),
+                active_flows: self.plane.loads().active(backend.id),
             }
         };
         ServicePort {
@@ -95,6 +96,7 @@ impl State {
             internal_traffic_policy: policy(service.internal),
             external_traffic_policy: service.is_external().then(|| policy(service.external)),
             affinity_seconds: service.affinity.as_ref().map(Sticky::seconds),
+            balancing: service.balancing.selector().to_string(),
             endpoints: service.backends.iter().enumerate().map(endpoint).collect(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::testing::{Rng, backend, service};
+use super::super::testing::{Rng, backend, flow_of, service};
 use super::super::{Affinity, Fabric, NoReasons, Recorded, Snapshot, SnapshotBuilder, Sticky};
 use super::*;
 use crate::ids::EndpointId;
@@ -36,7 +36,7 @@ fn the(world: &Snapshot) -> &Service {
 /// The id of the endpoint a client gets from the cluster set.
 #[track_caller]
 fn pick(world: &Snapshot, live: &mut Rng, client: IpAddr) -> u32 {
-    choose(the(world), Set::Cluster, live, client, &mut NoReasons).unwrap().id.0
+    choose(the(world), Set::Cluster, live, &flow_of(client), &mut NoReasons).unwrap().id.0
 }
 
 fn second(secs: u64) -> Tick {
@@ -50,7 +50,7 @@ fn an_empty_set_gives_none_draws_nothing_and_remembers_nobody() {
     for (service, set) in
         [(with_backends(0), Set::Cluster), (with_backends(3), Set::Local), (empty, Set::Cluster)]
     {
-        assert_eq!(choose(&service, set, &mut rng, client(1), &mut NoReasons), None);
+        assert_eq!(choose(&service, set, &mut rng, &flow_of(client(1)), &mut NoReasons), None);
     }
     assert_eq!((rng.draws, rng.affinity.len()), (0, 0));
 }
@@ -61,7 +61,8 @@ fn only_members_of_the_set_are_picked() {
     service.cluster = Box::new([1, 4]);
     service.local = Box::new([4]);
     let mut rng = Rng::new(7);
-    let picked = |set, rng: &mut Rng| choose(&service, set, rng, client(1), &mut NoReasons).unwrap().id.0;
+    let picked =
+        |set, rng: &mut Rng| choose(&service, set, rng, &flow_of(client(1)), &mut NoReasons).unwrap().id.0;
     for _ in 0..200 {
         assert!([2, 5].contains(&picked(Set::Cluster, &mut rng)));
         assert_eq!(picked(Set::Local, &mut rng), 5);
@@ -72,7 +73,7 @@ fn only_members_of_the_set_are_picked() {
 #[test]
 fn the_pick_is_recorded_with_its_set_and_what_is_remembered() {
     let mut recorded = Recorded::default();
-    choose(&with_backends(3), Set::Cluster, &mut Rng::new(1), client(1), &mut recorded).unwrap();
+    choose(&with_backends(3), Set::Cluster, &mut Rng::new(1), &flow_of(client(1)), &mut recorded).unwrap();
     assert_eq!(recorded.steps().len(), 1);
     assert!(recorded.steps()[0].contains("of 3"), "{:?}", recorded.steps());
     let (world, mut rng) = (sticky(None, 3, 0..3), Rng::new(1));
@@ -80,7 +81,7 @@ fn the_pick_is_recorded_with_its_set_and_what_is_remembered() {
         ["session affinity, 100 s: 10.0.0.1 is new", "session affinity, 100 s: 10.0.0.1 is remembered"]
     {
         let mut recorded = Recorded::default();
-        choose(the(&world), Set::Cluster, &mut rng, client(1), &mut recorded).unwrap();
+        choose(the(&world), Set::Cluster, &mut rng, &flow_of(client(1)), &mut recorded).unwrap();
         assert!(recorded.steps()[0].starts_with(wanted), "{:?}", recorded.steps());
         assert!(recorded.steps()[1].contains("10.0.0.1 gets endpoint"), "{:?}", recorded.steps());
     }
@@ -102,7 +103,7 @@ fn random_is_uniform() {
         let of = |loaded| {
             let mut rng = Rng { loaded, ..Rng::new(seed) };
             chi_square(160_000, |_| {
-                choose(&service, Set::Cluster, &mut rng, client(1), &mut NoReasons).unwrap().id
+                choose(&service, Set::Cluster, &mut rng, &flow_of(client(1)), &mut NoReasons).unwrap().id
             })
         };
         assert!(of(false) < 44.3, "seed {seed}: chi-square {:.1}", of(false));
@@ -162,8 +163,9 @@ fn an_endpoint_outside_the_set_makes_the_client_move_and_the_other_is_remembered
     let mut moved = 0;
     for n in 0..60 {
         let mut rng = Rng::new(u64::from(n));
-        let pick =
-            |set, rng: &mut Rng| choose(the(&world), set, rng, client(n), &mut NoReasons).unwrap().id.0;
+        let pick = |set, rng: &mut Rng| {
+            choose(the(&world), set, rng, &flow_of(client(n)), &mut NoReasons).unwrap().id.0
+        };
         let (first, local) = (pick(Set::Cluster, &mut rng), pick(Set::Local, &mut rng));
         assert!(local > 4, "{local} is not of this node");
         assert!(first < 5 || first == local, "it was in the set");
@@ -261,7 +263,7 @@ fn ports_families_and_clients_have_memories_of_their_own() {
     let mut rng = Rng::new(1);
     let mut at = |id: u32, client: IpAddr| {
         let service = world.service(ServiceId(id)).unwrap();
-        choose(service, Set::Cluster, &mut rng, client, &mut NoReasons).unwrap().id.0
+        choose(service, Set::Cluster, &mut rng, &flow_of(client), &mut NoReasons).unwrap().id.0
     };
     let v6 = |n: u32| IpAddr::V6((0xfd00_u128 << 112 | u128::from(n)).into());
     let all: BTreeSet<u32> = [(1, client(1)), (2, client(1)), (1, client(2)), (1, v6(1)), (1, v6(2))]
@@ -282,6 +284,10 @@ impl Live for Rival {
     fn draw(&mut self, below: u32) -> u32 {
         self.rng.draw(below)
     }
+    fn active(&self, _: EndpointId) -> u32 {
+        0
+    }
+
     fn now(&self) -> Tick {
         self.rng.now
     }
@@ -312,20 +318,26 @@ fn who_comes_second_takes_what_the_first_one_wrote() {
     let world = sticky(None, 8, 0..8);
     for seed in 0..32 {
         let mut live = Rival { rng: Rng::new(seed), first: 1, settled: 0 };
-        let got = choose(the(&world), Set::Cluster, &mut live, client(1), &mut NoReasons).unwrap().id.0;
+        let got =
+            choose(the(&world), Set::Cluster, &mut live, &flow_of(client(1)), &mut NoReasons).unwrap().id.0;
         assert_eq!((got, live.settled), (1, 1), "the rival's first place");
     }
     // One that settles for endpoints out of the set, and then stops, comes second.
     let none_of_these = sticky(Some(&world), 8, [7]);
     for first in 1..ATTEMPTS {
         let mut live = Rival { rng: Rng::new(1), first: u32::try_from(first).unwrap(), settled: 0 };
-        let got = choose(the(&none_of_these), Set::Cluster, &mut live, client(1), &mut NoReasons).unwrap().id;
+        let got = choose(the(&none_of_these), Set::Cluster, &mut live, &flow_of(client(1)), &mut NoReasons)
+            .unwrap()
+            .id;
         let kept = live.recall(the(&none_of_these).id, client(1));
         assert_eq!((got.0, live.settled), (8, first + 1));
         assert_eq!(kept, the(&none_of_these).seat(7, live.now()));
     }
     // One that settles without end keeps nobody waiting.
     let mut live = Rival { rng: Rng::new(1), first: u32::MAX, settled: 0 };
-    let got = choose(the(&none_of_these), Set::Cluster, &mut live, client(1), &mut NoReasons).unwrap().id.0;
+    let got = choose(the(&none_of_these), Set::Cluster, &mut live, &flow_of(client(1)), &mut NoReasons)
+        .unwrap()
+        .id
+        .0;
     assert_eq!((got, live.settled), (8, ATTEMPTS));
 }

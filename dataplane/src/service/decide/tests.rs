@@ -175,8 +175,8 @@ proptest! {
             let loud = decide(&world, &tuple, &Origin::default(), &mut why);
             prop_assert!(!why.steps().is_empty());
             if let (Decision::Serve { service, set, .. }, Decision::Serve { .. }) = (quiet, loud) {
-                let a = choose(service, set, &mut Rng::new(seed), tuple.src, &mut NoReasons);
-                let b = choose(service, set, &mut Rng::new(seed), tuple.src, &mut why);
+                let a = choose(service, set, &mut Rng::new(seed), &tuple, &mut NoReasons);
+                let b = choose(service, set, &mut Rng::new(seed), &tuple, &mut why);
                 prop_assert!(a.is_some(), "a set that is served from is never empty");
                 prop_assert_eq!(a, b);
             }

@@ -77,7 +77,7 @@ fn masqueraded(fabric: Fabric, client: IpAddr, endpoint: IpAddr, internal: Polic
     else {
         panic!("not served: {:?}", why.steps());
     };
-    let backend = choose(service, set, &mut Rng::new(1), client, &mut why).unwrap();
+    let backend = choose(service, set, &mut Rng::new(1), &tuple, &mut why).unwrap();
     assert_eq!(backend.addr, endpoint);
     let origin = Origin::default();
     let loud = masquerades(&world, masquerade, client, endpoint, &origin, &mut why);
