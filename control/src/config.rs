@@ -95,6 +95,8 @@ pub struct Config {
     pub flows: FlowPlace,
     /// Service CIDRs: routed to the device, unallocated addresses in them are dropped.
     pub service_cidrs: Vec<(IpAddr, u8)>,
+    /// They are the defaults, because none were given: ServiceCIDR objects know better.
+    pub service_cidrs_assumed: bool,
     /// Source addresses of masqueraded flows, at most one a family.
     pub snat: Vec<IpAddr>,
     /// How replies come back.
@@ -206,6 +208,7 @@ impl Config {
         let source = rules::source(given.source)?;
         let return_path = rules::return_path(given.return_path.unwrap_or_default(), &source);
         let snat = rules::snat(given.snat_addresses.unwrap_or_default(), return_path)?;
+        let service_cidrs_assumed = given.service_cidrs.is_none();
         let service_cidrs = match given.service_cidrs {
             Some(cidrs) => rules::service_cidrs(&cidrs, &snat)?,
             None => rules::default_service_cidrs(&snat)?,
@@ -252,6 +255,7 @@ impl Config {
             forward_accept: given.forward_accept.unwrap_or(false),
             drain: rules::drain(given.drain_seconds)?,
             service_cidrs,
+            service_cidrs_assumed,
             snat,
             device,
         })

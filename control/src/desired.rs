@@ -142,9 +142,12 @@ impl Desired {
         &self.services
     }
 
-    /// The slices of a Service, by name.
+    /// The slices of a Service, by name. Those made of legacy Endpoints say less than real ones, and count only where
+    /// there are none of these.
     pub fn slices(&self, service: &ObjectKey) -> impl Iterator<Item = &Slice> {
-        self.slices.get(service).into_iter().flat_map(BTreeMap::values)
+        let slices = self.slices.get(service);
+        let real = slices.is_some_and(|slices| slices.values().any(|slice| !slice.is_legacy()));
+        slices.into_iter().flat_map(BTreeMap::values).filter(move |slice| !(real && slice.is_legacy()))
     }
 
     /// Our own Node; before the source says more, only its name.

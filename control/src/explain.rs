@@ -155,9 +155,9 @@ fn origin(ground: &Ground<'_>, question: &Question, steps: &mut Steps<'_>) -> Or
     let by_address = fabric.local.place(question.src);
     let place = question.in_interface.as_deref().filter(|_| ground.detect.by_link()).map(|link| {
         match (by_address, ground.detect.is_pods_link(link)) {
-            (Place::Host, _) => Place::Host,
-            (_, true) => Place::LocalPod,
-            (_, false) => Place::Elsewhere,
+            (host @ (Place::Host | Place::HostAmongPods), _) => host,
+            (Place::LocalPod | Place::Elsewhere, true) => Place::LocalPod,
+            (Place::LocalPod | Place::Elsewhere, false) => Place::Elsewhere,
         }
     });
     steps.source(question, place.unwrap_or(by_address), ground.detect, &fabric.local);
@@ -179,7 +179,8 @@ fn masqueraded(
     endpoints: &[SocketAddr],
     steps: &mut Steps<'_>,
 ) -> bool {
-    let mut any = false;
+    // What is asked for counts: an endpoint that is this host is told of below, as the exception it is.
+    let mut any = asked;
     for endpoint in endpoints {
         let ask =
             |reasons: &mut Steps<'_>| masquerades(world, asked, tuple.src, endpoint.ip(), origin, reasons);

@@ -137,11 +137,17 @@ pub struct Slice {
 }
 
 impl Slice {
+    /// It was made of a legacy Endpoints object.
+    #[must_use]
+    pub fn is_legacy(&self) -> bool {
+        self.key.name.starts_with(endpoints::LEGACY_PREFIX)
+    }
+
     /// The object its owner wrote, and where that has addresses: a slice made of legacy Endpoints has a name nobody
     /// gave it.
     #[must_use]
     pub fn origin(&self) -> (String, &'static str) {
-        if self.key.name.starts_with(endpoints::LEGACY_PREFIX) {
+        if self.is_legacy() {
             (format!("Endpoints {}", self.service), "subsets[*].addresses[*].ip")
         } else {
             (format!("EndpointSlice {}", self.key), "endpoints[*].addresses[0]")

@@ -15,6 +15,8 @@ mod purge;
 mod related;
 pub(crate) mod tally;
 
+use std::net::IpAddr;
+
 use crate::clock::Time;
 use crate::flow::{Chunks, Dir, Hash, Hit, Key, Table};
 use crate::packet::Packet;
@@ -193,13 +195,23 @@ impl<const N: usize> Nat<'_, N> {
         let World::Ready(snapshot) = self.world else { return Outcome::dropped(DropReason::NotReady) };
         let Addresses { src, dst } = frame.layout.addresses::<A>(frame.packet());
         match decide_portless(snapshot, dst.into(), &mut NoReasons) {
-            Decision::NotOurs => Outcome::PASSED,
+            Decision::NotOurs => pass_on(dst.into()),
             Decision::Drop(reason) => Outcome::dropped(reason),
             Decision::Reject if is_cluster_ip_or_snat(snapshot, src) => Outcome::dropped(DropReason::Martian),
             // No Service is served without a port; refusing is the safe reading.
             Decision::Reject | Decision::Serve { .. } => Outcome::Answer(Answer::Unreachable),
         }
     }
+}
+
+/// A packet to an address that is not ours goes on, unless that is one nobody forwards to: what never leaves its link.
+/// A SNAT address may be such a one: it is ours alone.
+fn pass_on(dst: IpAddr) -> Outcome {
+    let link_local = match dst {
+        IpAddr::V4(addr) => addr.is_link_local(),
+        IpAddr::V6(addr) => addr.is_unicast_link_local(),
+    };
+    if link_local { Outcome::dropped(DropReason::NotUnicast) } else { Outcome::PASSED }
 }
 
 /// What happens to the flow a packet matched.

@@ -29,7 +29,6 @@ pub use affinity::{Affinity, MAX_AFFINITY_SECONDS, Seat, Sticky, Tidied};
 pub use balancing::{Balancing, MAX_WEIGHT};
 pub use build::{BuildError, SnapshotBuilder};
 pub use choose::{Live, choose};
-pub(crate) use decide::is_link_local;
 pub use decide::{Decision, Origin, decide, decide_portless, masquerades};
 pub use frontend::{Frontend, FrontendKind, PortSet};
 pub use local::{BadPrefix, LocalMap, Place};

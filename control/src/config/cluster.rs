@@ -117,3 +117,37 @@ pub(super) fn node(given: NodeFile, name: Option<&str>) -> Checked<Node> {
     let name = given.name.as_deref().or(name).unwrap_or_default().to_owned();
     Ok(Node { name, zone, addresses, pod_cidrs: Vec::new() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::read::parse;
+
+    fn rules_of(lines: &str) -> Checked<Rules> {
+        let file = parse(&format!("apiVersion: tunway.dev/v1alpha1\nkind: Config\n{lines}"))?;
+        rules(file.external_ips, file.load_balancing)
+    }
+
+    #[test]
+    fn load_balancing_has_defaults_and_limits() {
+        let rules = rules_of("").unwrap();
+        assert_eq!(
+            (rules.algorithm, rules.hash_by, rules.maglev_memory),
+            (Algorithm::Random, HashBy::Tuple, 64_000_000)
+        );
+        let given = "loadBalancing: {algorithm: maglev, hashBy: client, maglevMemory: 1000}\n";
+        let rules = rules_of(given).unwrap();
+        assert_eq!(
+            (rules.algorithm, rules.hash_by, rules.maglev_memory),
+            (Algorithm::Maglev, HashBy::Client, 1000)
+        );
+        for (key, value, says) in [
+            ("algorithm", "fastest", "random, round-robin"),
+            ("hashBy", "port", "tuple or client"),
+            ("maglevMemory", "4000000001", "at most"),
+        ] {
+            let error = rules_of(&format!("loadBalancing: {{{key}: {value}}}\n")).unwrap_err().to_string();
+            assert!(error.contains(&format!("loadBalancing.{key}")) && error.contains(says), "{error}");
+        }
+    }
+}

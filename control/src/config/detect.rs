@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use dataplane::packet::tuple::Family;
 
 use super::file::{DetectLocalFile, DetectMode};
-use super::rules::parse_cidr;
 use super::{ConfigError, rules};
 use crate::model::ip;
 
@@ -88,15 +87,11 @@ fn cluster_cidrs_of(given: &[String]) -> Result<Vec<(IpAddr, u8)>, ConfigError> 
     let mut cidrs: Vec<(IpAddr, u8)> = Vec::new();
     for (at, text) in given.iter().enumerate() {
         let field = format!("detectLocal.clusterCIDRs[{at}]");
-        let Some(cidr @ (addr, length)) = parse_cidr(text) else {
+        // Leniently, as kube-proxy: with host bits, or zeros in front.
+        let Some(cidr) = ip::parse_prefix(text) else {
             return Err(ConfigError::new(field, format_args!("{text:?} is no CIDR"), "as 10.244.0.0/16"));
         };
-        let (network, _) = ip::network(cidr);
-        if network != addr {
-            let what = format!("{text} has host bits");
-            return Err(ConfigError::new(field, what, format_args!("write {network}/{length}")));
-        }
-        let family = Family::of(addr);
+        let family = Family::of(cidr.0);
         if cidrs.iter().any(|(other, _)| Family::of(*other) == family) {
             let what = format!("a second {family} CIDR");
             return Err(ConfigError::new(field, what, "give the cluster's pod CIDR, one a family"));
@@ -139,11 +134,6 @@ mod tests {
     fn what_is_wrong_is_named_with_its_remedy() {
         let rows = [
             (given(DetectMode::ClusterCidr, &["10.244.0.0"], ""), "clusterCIDRs[0]", "is no CIDR"),
-            (
-                given(DetectMode::ClusterCidr, &["10.244.1.0/16"], ""),
-                "clusterCIDRs[0]",
-                "write 10.244.0.0/16",
-            ),
             (
                 given(DetectMode::ClusterCidr, &["10.0.0.0/8", "11.0.0.0/8"], ""),
                 "clusterCIDRs[1]",

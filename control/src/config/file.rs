@@ -31,7 +31,8 @@ pub struct ConfigFile {
     /// The directory flows are kept in; must be a tmpfs. Default: `/run/tunway`, else `/dev/shm/tunway`.
     pub flow_file: Option<PathBuf>,
     /// The cluster's Service CIDRs: routed to the device; an unallocated address in them is dropped.
-    /// Default `10.96.0.0/12` and `fd00:10:96::/112`, each only with a SNAT address of its family. At most 16.
+    /// Default those of the ServiceCIDR objects; where there are none `10.96.0.0/12` and `fd00:10:96::/112`, each only
+    /// with a SNAT address of its family. At most 16.
     #[serde(rename = "serviceCIDRs")]
     pub service_cidrs: Option<Vec<String>>,
     /// The SNAT addresses of masqueraded flows, at most one a family. With `masquerade` the sources endpoints see:

@@ -28,7 +28,8 @@ impl NodePortAddresses {
     /// # Errors
     /// The element that is neither.
     pub(super) fn resolve(given: Option<&[String]>) -> Result<Self, ConfigError> {
-        let Some(given) = given else { return Ok(Self::Primary) };
+        // As kube-proxy: an empty list is none.
+        let Some(given) = given.filter(|given| !given.is_empty()) else { return Ok(Self::Primary) };
         if matches!(given, [only] if only == PRIMARY) {
             return Ok(Self::Primary);
         }
@@ -91,7 +92,7 @@ mod tests {
         assert_eq!(accepted(&["0.0.0.0/0"]), ["10.0.0.1", "192.0.2.1"]);
         assert_eq!(accepted(&["::/0", "10.0.0.0/8"]), ["10.0.0.1", "fd00::1", "fd00:1::1"]);
         assert_eq!(accepted(&["127.0.0.0/8", "fe80::/10"]), [""; 0], "never loopback or link-local");
-        assert_eq!(accepted(&[]), [""; 0]);
+        assert_eq!(NodePortAddresses::resolve(Some(&[])).unwrap(), NodePortAddresses::Primary);
         assert!(NodePortAddresses::Primary.accepted(&Node::default(), &BTreeSet::new()).is_empty());
         let elsewhere = Node { addresses: vec![addr("203.0.113.1"), addr("192.0.2.1")], ..Node::default() };
         let own = [addr("192.0.2.1")].into();

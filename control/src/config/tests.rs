@@ -14,31 +14,6 @@ fn config(lines: &str) -> Result<Config, ConfigError> {
     Config::resolve(file(lines)?, &machine())
 }
 
-#[test]
-fn load_balancing_has_defaults_and_limits() {
-    use crate::model::service::balance::Algorithm;
-    use dataplane::service::HashBy;
-    let rules = config("").unwrap().rules;
-    assert_eq!(
-        (rules.algorithm, rules.hash_by, rules.maglev_memory),
-        (Algorithm::Random, HashBy::Tuple, 64_000_000)
-    );
-    let given = "loadBalancing: {algorithm: maglev, hashBy: client, maglevMemory: 1000}\n";
-    let rules = config(given).unwrap().rules;
-    assert_eq!(
-        (rules.algorithm, rules.hash_by, rules.maglev_memory),
-        (Algorithm::Maglev, HashBy::Client, 1000)
-    );
-    for (key, value, says) in [
-        ("algorithm", "fastest", "random, round-robin"),
-        ("hashBy", "port", "tuple or client"),
-        ("maglevMemory", "4000000001", "at most"),
-    ] {
-        let error = config(&format!("loadBalancing: {{{key}: {value}}}\n")).unwrap_err().to_string();
-        assert!(error.contains(&format!("loadBalancing.{key}")) && error.contains(says), "{error}");
-    }
-}
-
 /// The key the refusal names; the whole text must also hold `says`.
 fn refused(lines: &str, says: &str) -> String {
     let error = config(lines).expect_err(lines);
@@ -53,6 +28,7 @@ fn every_key_has_its_default() {
     assert_eq!(
         config,
         Config {
+            service_cidrs_assumed: true,
             device: "tunway0".into(),
             workers: 8,
             max_flows_v4: 262_144,

@@ -1,6 +1,7 @@
 //! A world out of manifests, on a node that need not exist.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -72,7 +73,10 @@ impl Offline {
         desired.apply(Event::Node(Box::new(node.clone())));
 
         let mut parts = site.parts;
-        parts.surround(Surroundings { hosts: node.addresses.iter().copied().collect(), routes: Vec::new() });
+        parts.assume_nothing();
+        let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+        let hosts = node.addresses.iter().copied().chain(loopback).collect();
+        parts.surround(Surroundings { hosts, routes: Vec::new() });
         let mut compiler = Compiler::new(parts.fabric(&desired));
         compiler.set_rules(site.rules);
         // No flow is older than this world.

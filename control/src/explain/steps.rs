@@ -67,7 +67,7 @@ impl<'a> Steps<'a> {
     ) {
         let src = question.src;
         let (object, field) = match (place, detect) {
-            (Place::Host, _) => (self.node(), "status.addresses"),
+            (Place::Host | Place::HostAmongPods, _) => (self.node(), "status.addresses"),
             (_, DetectLocal::NodeCidr) => (self.node(), "spec.podCIDRs"),
             (_, DetectLocal::ClusterCidr(_)) => (CONFIG.to_owned(), "clusterCIDR"),
             (_, DetectLocal::Bridge(_) | DetectLocal::InterfacePrefix(_)) => {
@@ -81,6 +81,9 @@ impl<'a> Steps<'a> {
         };
         let what = match place {
             Place::Host => format!("{src} is an address of this node"),
+            Place::HostAmongPods => {
+                format!("{src} is an address of this node, among those of local pods")
+            }
             Place::LocalPod => format!("{src} is a local pod{by}"),
             Place::Elsewhere if !local.detects(dataplane::packet::tuple::Family::of(src)) => {
                 format!("{src} is not this node; nothing tells local pods of its family")
@@ -161,7 +164,7 @@ impl Reasons for Steps<'_> {
             Reason::HostEndpoint => self.push(self.node(), "status.addresses", text),
             Reason::SnatAddress => self.decide(CONFIG, "snatAddresses", text),
             Reason::Unallocated => self.decide(CONFIG, "serviceCIDRs", text),
-            Reason::NoSuchPort | Reason::LinkLocal | Reason::NotOurs => self.decide("", "", text),
+            Reason::NoSuchPort | Reason::NotOurs => self.decide("", "", text),
             // What a later version says is said in its own words.
             _ => self.push(self.of_service(), "", text),
         }

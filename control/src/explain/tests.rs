@@ -7,6 +7,8 @@ use crate::config::read::parse;
 use crate::config::{Config, Machine};
 use crate::run::fabric::Parts;
 
+mod held;
+
 const CONFIG: &str = "apiVersion: tunway.dev/v1alpha1
 kind: Config
 node:
@@ -36,19 +38,19 @@ const CLUSTER: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [
   "status": {"loadBalancer": {"ingress": [{"ip": "5.6.7.8"}, {"ip": "9.10.11.12", "ipMode": "Proxy"}]}}},
  {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
   "metadata": {"name": "lb-1", "namespace": "ns1", "labels": {"kubernetes.io/service-name": "lb"}},
-  "ports": [{"port": 8080}], "endpoints": [{"addresses": ["10.180.3.1"], "nodeName": "n3"}]},
+  "ports": [{"name": "", "port": 8080}], "endpoints": [{"addresses": ["10.180.3.1"], "nodeName": "n3"}]},
  {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "last", "namespace": "ns1"}, "spec":
   {"clusterIP": "172.30.0.43", "internalTrafficPolicy": "Local", "ports": [{"port": 80}]}},
  {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
   "metadata": {"name": "last-1", "namespace": "ns1", "labels": {"kubernetes.io/service-name": "last"}},
-  "ports": [{"port": 8080}], "endpoints": [
+  "ports": [{"name": "", "port": 8080}], "endpoints": [
    {"addresses": ["10.180.4.1"], "nodeName": "n1", "conditions": {"ready": false, "serving": true, "terminating": true}},
    {"addresses": ["10.180.4.2"], "nodeName": "n2"}]},
  {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "near", "namespace": "ns1"}, "spec":
   {"clusterIP": "172.30.0.44", "ports": [{"port": 80}]}},
  {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
   "metadata": {"name": "near-1", "namespace": "ns1", "labels": {"kubernetes.io/service-name": "near"}},
-  "ports": [{"port": 8080}], "endpoints": [
+  "ports": [{"name": "", "port": 8080}], "endpoints": [
    {"addresses": ["10.180.5.1"], "hints": {"forZones": [{"name": "zone-a"}]}},
    {"addresses": ["10.180.5.2"], "hints": {"forZones": [{"name": "zone-b"}]}}]}
 ]}"#;

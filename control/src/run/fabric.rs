@@ -11,13 +11,15 @@ use crate::config::Config;
 use crate::config::detect::DetectLocal;
 use crate::config::node_ports::NodePortAddresses;
 use crate::desired::Desired;
-use crate::model::{Node, Problem};
+use crate::model::{Node, Problem, ip};
 use crate::node::Surroundings;
 
 /// The parts that do not come from objects.
 #[derive(Clone, Debug)]
 pub struct Parts {
     configured: Fabric,
+    /// Its Service CIDRs hold only where no ServiceCIDR says otherwise.
+    assumed: bool,
     detect: DetectLocal,
     node_ports: NodePortAddresses,
     /// Stands for our Node where the source has none.
@@ -31,6 +33,7 @@ impl Parts {
     pub fn new(config: &Config) -> Self {
         Self {
             configured: config.fabric(),
+            assumed: config.service_cidrs_assumed,
             detect: config.detect_local.clone(),
             node_ports: config.node_port_addresses.clone(),
             configured_node: config.node.clone(),
@@ -62,13 +65,24 @@ impl Parts {
         fabric
     }
 
-    /// Service CIDRs, configured or of a ServiceCIDR. One whose family has no SNAT address is left to others.
+    /// Forgets Service CIDRs nobody named: without a run, nothing is routed to a device for them.
+    pub fn assume_nothing(&mut self) {
+        if self.assumed {
+            self.configured.service_cidrs.clear();
+        }
+    }
+
+    /// Service CIDRs: configured ones and those of ServiceCIDRs, the assumed only where there are none of these. One whose family has no SNAT address is left to others.
     #[must_use]
     pub fn service_cidrs(&self, desired: &Desired) -> BTreeSet<(IpAddr, u8)> {
         let snat = &self.configured.snat;
         let served = |addr: IpAddr| snat.is_empty() || snat.iter().any(|a| a.is_ipv4() == addr.is_ipv4());
         let of_objects = desired.service_cidrs().into_iter().filter(|(addr, _)| served(*addr));
-        self.configured.service_cidrs.iter().copied().chain(of_objects).collect()
+        let mut all: BTreeSet<_> = of_objects.collect();
+        if all.is_empty() || !self.assumed {
+            all.extend(&self.configured.service_cidrs);
+        }
+        all
     }
 
     /// What has to be known before the first new flow, and is not: without the Node's CIDRs every pod would be taken
@@ -90,10 +104,10 @@ impl Parts {
     }
 }
 
-/// Where addresses are. An address of this host is never a pod's, whatever prefix it lies in.
+/// Where addresses are. An address of this host that lies in the pods' CIDRs, as a bridge's does, is both.
 fn local_map(detect: &DetectLocal, here: &Surroundings, node: &Node) -> LocalMap {
     let both = vec![Family::V4, Family::V6];
-    let (pods, detectors): (Vec<_>, Vec<_>) = match detect {
+    let (cidrs, detectors): (Vec<_>, Vec<_>) = match detect {
         DetectLocal::ClusterCidr(cidrs) => (cidrs.clone(), families(cidrs)),
         DetectLocal::NodeCidr => {
             let first = |family| node.pod_cidrs.iter().find(move |cidr| Family::of(cidr.0) == family);
@@ -102,12 +116,16 @@ fn local_map(detect: &DetectLocal, here: &Surroundings, node: &Node) -> LocalMap
         }
         DetectLocal::Bridge(_) | DetectLocal::InterfacePrefix(_) => (Vec::new(), both),
     };
-    let pods = pods.into_iter().map(|(addr, len)| (addr, len, Place::LocalPod));
+    let pods = cidrs.iter().map(|&(addr, len)| (addr, len, Place::LocalPod));
     let routes = here
         .routes
         .iter()
         .map(|&((addr, len), to_pods)| (addr, len, if to_pods { Place::LocalPod } else { Place::Elsewhere }));
-    let hosts = here.hosts.iter().map(|addr| (*addr, if addr.is_ipv4() { 32 } else { 128 }, Place::Host));
+    let hosts = here.hosts.iter().map(|addr| {
+        let among = cidrs.iter().any(|cidr| ip::contains(*cidr, *addr));
+        let place = if among { Place::HostAmongPods } else { Place::Host };
+        (*addr, if addr.is_ipv4() { 32 } else { 128 }, place)
+    });
     // Every prefix was checked where it was read.
     LocalMap::new(pods.chain(routes).chain(hosts), &detectors).unwrap_or_default()
 }
@@ -143,6 +161,7 @@ mod tests {
             ((ip("fd00:244:1::"), 64), true),
         ];
         Parts {
+            assumed: false,
             configured,
             detect,
             node_ports: NodePortAddresses::Primary,
@@ -158,8 +177,8 @@ mod tests {
     }
 
     #[test]
-    fn every_mode_knows_its_pods_and_nobody_takes_the_host_for_one() {
-        use Place::{Elsewhere, Host, LocalPod};
+    fn every_mode_knows_its_pods_and_which_host_addresses_are_among_theirs() {
+        use Place::{Elsewhere, Host, HostAmongPods, LocalPod};
         // Where links do not decide there are no routes to know of.
         let no_routes = |detect: DetectLocal, node: &Node| {
             let mut here = parts(detect.clone(), ReturnPath::ConnMark).here;
@@ -172,12 +191,12 @@ mod tests {
         let cluster = DetectLocal::ClusterCidr(vec![(ip("10.244.0.0"), 16)]);
         assert_eq!(
             no_routes(cluster, &node(&[])),
-            (vec![LocalPod, LocalPod, Host, Host, Elsewhere], [true, false])
+            (vec![LocalPod, LocalPod, HostAmongPods, Host, Elsewhere], [true, false])
         );
         let two = node(&[("10.244.1.0", 24), ("fd00:244:1::", 64), ("10.244.2.0", 24)]);
         assert_eq!(
             no_routes(DetectLocal::NodeCidr, &two),
-            (vec![LocalPod, Elsewhere, Host, Host, LocalPod], [true, true])
+            (vec![LocalPod, Elsewhere, HostAmongPods, Host, LocalPod], [true, true])
         );
         assert_eq!(no_routes(DetectLocal::NodeCidr, &node(&[])).1, [false, false]);
         assert_eq!(no_routes(DetectLocal::default(), &two).1, [false, false]);
@@ -202,6 +221,15 @@ mod tests {
         assert_eq!(of(&desired), ["10.96.0.0/16", "10.97.0.0/16"], "IPv6 has no SNAT address here");
         desired.apply(Event::ServiceCidrGone("more".into()));
         assert_eq!(of(&desired), ["10.96.0.0/16"], "what is configured stays");
+        let cidrs = vec![(ip("10.97.0.0"), 16)];
+        desired.apply(Event::ServiceCidr(ServiceCidr { name: "more".into(), cidrs }));
+        let mut assumed = Parts { assumed: true, ..parts };
+        let of = |assumed: &Parts, desired: &Desired| assumed.fabric(desired).service_cidrs;
+        assert_eq!(of(&assumed, &desired), [(ip("10.97.0.0"), 16)], "the objects know better");
+        desired.apply(Event::ServiceCidrGone("more".into()));
+        assert_eq!(of(&assumed, &desired), [(ip("10.96.0.0"), 16)]);
+        assumed.assume_nothing();
+        assert_eq!(of(&assumed, &desired), []);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::picks::Picks;
 use super::ports::Candidates;
 use super::reject::Answer;
-use super::{Fate, Nat, Outcome, is_cluster_ip_or_snat, may_go_on};
+use super::{Fate, Nat, Outcome, is_cluster_ip_or_snat, may_go_on, pass_on};
 use crate::flow::{Hit, Key, NewFlow, Opened};
 use crate::packet::frame::Frame;
 use crate::packet::layout::L4Flags;
@@ -43,7 +43,7 @@ impl<const N: usize> Nat<'_, N> {
             }
         }
         match decision {
-            Decision::NotOurs => Outcome::PASSED,
+            Decision::NotOurs => pass_on(tuple.dst.into()),
             Decision::Drop(reason) => Outcome::dropped(reason),
             Decision::Reject if tuple.proto == Proto::Tcp && self.choices.reject_with_rst => {
                 Outcome::Answer(Answer::Reset)

@@ -5,13 +5,13 @@
 //! endpoint's side, before it if it comes from the client's. Either way the quoted tuple, turned round, is the
 //! tuple of the opposite direction as it arrives here, so one look-up serves both.
 
-use super::{Nat, Outcome};
+use super::{Nat, Outcome, pass_on};
 use crate::flow::Key;
 use crate::packet::frame::Frame;
 use crate::packet::icmp::IcmpError;
 use crate::packet::layout::Addresses;
 use crate::packet::tuple::{Address, Tuple};
-use crate::service::{World, is_link_local};
+use crate::service::World;
 use crate::stats::Counter;
 use crate::verdict::DropReason;
 
@@ -55,10 +55,8 @@ impl<const N: usize> Nat<'_, N> {
         let dst = dst.into();
         if snapshot.is_cluster_ip(dst) || snapshot.is_snat(dst) {
             Outcome::dropped(reason)
-        } else if is_link_local(dst) {
-            Outcome::dropped(DropReason::NotUnicast)
         } else {
-            Outcome::PASSED
+            pass_on(dst)
         }
     }
 }

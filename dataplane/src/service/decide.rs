@@ -99,7 +99,8 @@ pub fn masquerades<R: Reasons>(
         reasons.note(Reason::Hairpin);
         return true;
     }
-    if asked && world.fabric.local.place(endpoint) == Place::Host && origin.of(world, client) != Place::Host {
+    let is_host = |place: Place| place.is_hosts();
+    if asked && is_host(world.fabric.local.place(endpoint)) && !is_host(origin.of(world, client)) {
         reasons.note(Reason::HostEndpoint);
         return false;
     }
@@ -142,11 +143,11 @@ impl<'a> First<'a> {
             );
         }
         let place = self.origin.of(self.world, self.client);
-        if place == Place::LocalPod && self.world.fabric.local.detects(Family::of(self.client)) {
+        if place.is_pods() && self.world.fabric.local.detects(Family::of(self.client)) {
             reasons.note(Reason::ShortCircuitPod);
             return self.serve(Set::Cluster, |first, _| first.every_flow(), reasons);
         }
-        if place == Place::Host {
+        if place.is_hosts() {
             reasons.note(Reason::ShortCircuitHost);
             return self.serve(Set::Cluster, |_, _| true, reasons);
         }
@@ -194,7 +195,7 @@ impl<'a> First<'a> {
             (Reason::MasqueradeAll, true)
         } else if !fabric.local.detects(Family::of(self.client)) {
             (Reason::NoDetector, false)
-        } else if self.origin.of(self.world, self.client) == Place::LocalPod {
+        } else if self.origin.of(self.world, self.client).is_pods() {
             (Reason::LocalPod, false)
         } else {
             (Reason::NotLocalPod, true)
@@ -217,20 +218,9 @@ fn no_frontend<'a, R: Reasons>(world: &Snapshot, dst: IpAddr, reasons: &mut R) -
     } else if world.in_service_cidr(dst) {
         reasons.note(Reason::Unallocated);
         Decision::Drop(DropReason::UnallocatedVip)
-    } else if is_link_local(dst) {
-        reasons.note(Reason::LinkLocal);
-        Decision::Drop(DropReason::NotUnicast)
     } else {
         reasons.note(Reason::NotOurs);
         Decision::NotOurs
-    }
-}
-
-/// What never leaves its link is nobody's to forward. A SNAT address may be one: it is ours alone.
-pub(crate) fn is_link_local(addr: IpAddr) -> bool {
-    match addr {
-        IpAddr::V4(addr) => addr.is_link_local(),
-        IpAddr::V6(addr) => addr.is_unicast_link_local(),
     }
 }
 

@@ -18,6 +18,22 @@ pub enum Place {
     LocalPod,
     /// At this host itself.
     Host,
+    /// At this host itself, at an address that the detector takes for a local pod's, as a bridge's is.
+    HostAmongPods,
+}
+
+impl Place {
+    /// The detector takes it for a local pod's address.
+    #[must_use]
+    pub const fn is_pods(self) -> bool {
+        matches!(self, Self::LocalPod | Self::HostAmongPods)
+    }
+
+    /// It is this host's address.
+    #[must_use]
+    pub const fn is_hosts(self) -> bool {
+        matches!(self, Self::Host | Self::HostAmongPods)
+    }
 }
 
 /// A prefix that its family does not have.

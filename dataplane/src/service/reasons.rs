@@ -68,8 +68,6 @@ pub enum Reason<'a> {
     SnatAddress,
     /// The destination lies in a Service CIDR, and no Service has it.
     Unallocated,
-    /// The destination never leaves its link, and no flow knew the packet.
-    LinkLocal,
     /// The destination is none of ours.
     NotOurs,
     /// The service port has session affinity.
@@ -137,7 +135,6 @@ impl fmt::Display for Reason<'_> {
             Self::NoSuchPort => f.write_str("a live ClusterIP, but not a port of its Services"),
             Self::SnatAddress => f.write_str("a SNAT address, and no flow knows the packet"),
             Self::Unallocated => f.write_str("inside a Service CIDR, and no Service has the address"),
-            Self::LinkLocal => f.write_str("a link-local address, and no flow knows the packet"),
             Self::NotOurs => f.write_str("none of our addresses"),
             Self::Affinity { client, seconds, remembered: true } => {
                 write!(f, "session affinity, {seconds} s: {client} is remembered")

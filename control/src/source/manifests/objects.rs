@@ -165,7 +165,8 @@ fn object(place: &str, value: &Value, version: &str, kind: &str, reader: &Reader
         return bad(place, None, "apiVersion", what, format!("write apiVersion: {wanted}"));
     }
     for (field, text, optional) in [("metadata.name", name, false), ("metadata.namespace", namespace, true)] {
-        if !(optional && text.is_empty() || is_name(text)) {
+        let named = if reader.as_held { !text.is_empty() } else { is_name(text) };
+        if !(optional && text.is_empty() || named) {
             let what = format!("{text:?} is no Kubernetes name; the object is not applied");
             return bad(place, None, field, what, "use lower-case letters, digits, '-' and '.'");
         }
@@ -174,8 +175,10 @@ fn object(place: &str, value: &Value, version: &str, kind: &str, reader: &Reader
     let key = ObjectKey { namespace: namespace.to_owned(), name: name.to_owned() };
     let identity = Identity { kind: known, key };
     let reading = match known {
-        Known::Service => decoded(value, read_service),
-        Known::EndpointSlice => decoded(value, read_slice),
+        Known::Service => decoded(value, |service| read_service(service, reader.as_held)),
+        Known::EndpointSlice => decoded(value, |slice| read_slice(slice, reader.as_held)),
+        // A server's controllers have made slices of them.
+        Known::Endpoints if reader.as_held => Ok(Reading::nothing()),
         Known::Endpoints => decoded(value, read_endpoints),
         Known::Node => decoded(value, |node| read_node(node, &reader.node_name)),
         Known::ServiceCidr => decoded(value, read_service_cidr),
@@ -209,11 +212,11 @@ fn decoded<T: DeserializeOwned>(
     decode::decode::<T>(value).map(read)
 }
 
-fn read_service(mut service: core::Service) -> Reading<Object> {
+fn read_service(mut service: core::Service, as_held: bool) -> Reading<Object> {
     if !model::service::is_ours(&service.metadata) {
         return Reading::nothing();
     }
-    fill_in_service(&mut service);
+    fill_in_service(&mut service, as_held);
     let mut reading = model::service::read(&service).map(|service| Object::Service(Box::new(service)));
     if model::service::lacks_cluster_ip(&service) {
         reading.problems.push(Problem {
@@ -226,11 +229,12 @@ fn read_service(mut service: core::Service) -> Reading<Object> {
     reading
 }
 
-fn read_slice(mut slice: discovery::EndpointSlice) -> Reading<Object> {
+fn read_slice(mut slice: discovery::EndpointSlice, as_held: bool) -> Reading<Object> {
     if !model::endpoints::is_ours(&slice.metadata) {
         return Reading::nothing();
     }
-    for port in slice.ports.iter_mut().flatten() {
+    // An API server gives every port a name; one it holds without has none.
+    for port in slice.ports.iter_mut().flatten().filter(|_| !as_held) {
         port.name.get_or_insert_default();
     }
     model::endpoints::read(&slice).map(|slice| Object::Slices(vec![slice]))
@@ -254,15 +258,15 @@ fn read_service_cidr(object: networking::ServiceCIDR) -> Reading<Object> {
     model::cidr::read(&object).map(Object::ServiceCidr)
 }
 
-/// `clusterIP`, `clusterIPs` and `ipFamilies` follow from each other.
-fn fill_in_service(service: &mut core::Service) {
+/// `clusterIP`, `clusterIPs` and `ipFamilies` follow from each other. A Service held without a `clusterIP` has none.
+fn fill_in_service(service: &mut core::Service, as_held: bool) {
     let Some(spec) = service.spec.as_mut() else { return };
     let alone = spec.cluster_ip.clone().filter(|ip| !ip.is_empty());
     let list = spec.cluster_ips.get_or_insert_default();
     match (&alone, list.first()) {
         (Some(alone), None) => list.push(alone.clone()),
-        (None, Some(first)) => spec.cluster_ip = Some(first.clone()),
-        (Some(_), Some(_)) | (None, None) => {}
+        (None, Some(first)) if !as_held => spec.cluster_ip = Some(first.clone()),
+        (Some(_), Some(_)) | (None, Some(_) | None) => {}
     }
     let families = spec.ip_families.get_or_insert_default();
     if families.is_empty() {

@@ -89,8 +89,8 @@ fn what_is_no_frontend() {
         (to("10.1.0.1", 8080, Proto::Tcp), Plain::NotOurs, "none of our"),
         (to("fd00::1", 80, Proto::Tcp), Plain::NotOurs, "none of our"),
         (to("169.254.77.1", 80, Proto::Tcp), Plain::Drop(DropReason::NoFlow), "SNAT"),
-        (to("169.254.77.2", 80, Proto::Udp), Plain::Drop(DropReason::NotUnicast), "link-local"),
-        (to("fe80::1", 80, Proto::Udp), Plain::Drop(DropReason::NotUnicast), "link-local"),
+        (to("169.254.77.2", 80, Proto::Udp), Plain::NotOurs, "none of our"),
+        (to("fe80::1", 80, Proto::Udp), Plain::NotOurs, "none of our"),
     ];
     for (tuple, expected, because) in rows {
         let mut why = Recorded::default();
