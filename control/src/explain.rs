@@ -50,7 +50,8 @@ pub struct Explanation {
     pub verdict: Verdict,
     /// Every endpoint the flow may go to, by address.
     pub endpoints: Vec<SocketAddr>,
-    /// The endpoint would see a SNAT address in place of the client's; with several endpoints: one of them would.
+    /// The flow is to get a SNAT address in place of the client's: by the rules for its frontend and source, or because
+    /// one of the endpoints is the client. A step tells of an endpoint for which it is otherwise.
     pub masquerade: bool,
     /// `ClusterIP`, `NodePort`, `ExternalIP` or `LoadBalancer`; none when the destination is no frontend.
     pub frontend: Option<String>,
