@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 64 (`EX_USAGE`) a flag or configuration value that cannot be used.
 
+pub mod config;
 pub mod explain;
 pub mod flows;
 pub mod host;
@@ -16,7 +17,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::file::{
     ConfigFile, DetectLocalFile, KubernetesFile, MaxFlows, RejectWith, ReturnPathName, SourceFile,
 };
-use crate::config::{self, Config, ConfigError, Machine};
+use crate::config::{Config, ConfigError, DEFAULT_DEVICE, Machine, default_socket};
 
 /// The exit code of a usage error: `EX_USAGE` of sysexits(3).
 pub const EX_USAGE: u8 = 64;
@@ -48,6 +49,9 @@ pub enum Command {
     Services(ServicesArgs),
     /// Say what becomes of a packet, and why: asked of a running tunway, or of manifests
     Explain(explain::ExplainArgs),
+    /// Check, print or translate configuration files
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
 }
 
 /// Flags of `run` and `check`. Each wins over its key in the file.
@@ -288,9 +292,9 @@ impl AtArgs {
     /// The control socket these flags name.
     #[must_use]
     pub fn path(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(|| {
-            config::default_socket(self.device.as_deref().unwrap_or(config::DEFAULT_DEVICE))
-        })
+        self.socket
+            .clone()
+            .unwrap_or_else(|| default_socket(self.device.as_deref().unwrap_or(DEFAULT_DEVICE)))
     }
 }
 

@@ -5,10 +5,13 @@
 
 mod cluster;
 pub mod detect;
+mod effective;
 pub mod file;
+pub mod kube_proxy;
 pub mod node_ports;
 pub mod read;
 pub mod rules;
+pub mod write;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

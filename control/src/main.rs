@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use control::cli::{Cli, Command, EX_USAGE, Failure, explain, flows, host, services};
+use control::cli::{Cli, Command, EX_USAGE, Failure, config, explain, flows, host, services};
 use control::config::Machine;
 use control::{demo, run};
 
@@ -54,6 +54,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
             log_to_stderr("warn")?;
             explain::run(&args, out)
         }
+        Command::Config(command) => config::run(&command, &Machine::here(), out),
     }
 }
 

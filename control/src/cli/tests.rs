@@ -36,13 +36,13 @@ fn flags_become_configuration() {
     ])
     .config(&machine())
     .unwrap();
-    assert_eq!(config.source, config::SourceConfig::Manifests { dir: "/etc/m".into() });
+    assert_eq!(config.source, crate::config::SourceConfig::Manifests { dir: "/etc/m".into() });
     assert_eq!(config.snat.len(), 2);
     assert_eq!(config.service_cidrs, [("10.0.0.0".parse().unwrap(), 16)]);
     let pods = vec![("10.244.0.0".parse().unwrap(), 16)];
-    assert_eq!(config.detect_local, config::detect::DetectLocal::ClusterCidr(pods));
+    assert_eq!(config.detect_local, crate::config::detect::DetectLocal::ClusterCidr(pods));
     assert_eq!(config.socket, PathBuf::from("/run/tunway/tw1.sock"));
-    assert_eq!((config.max_flows_v4, config.max_flows_v6), (9000, config::DEFAULT_FLOWS_V6));
+    assert_eq!((config.max_flows_v4, config.max_flows_v6), (9000, crate::config::DEFAULT_FLOWS_V6));
     assert!(config.take_over && !config.forward_accept);
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// `apiVersion` of the file.
 pub const API_VERSION: &str = "tunway.dev/v1alpha1";
@@ -13,7 +13,7 @@ pub const API_VERSION: &str = "tunway.dev/v1alpha1";
 pub const KIND: &str = "Config";
 
 /// What a file, or the flags, gave. A missing key has its default; see each key.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ConfigFile {
     /// `tunway.dev/v1alpha1`.
@@ -89,7 +89,7 @@ pub struct ConfigFile {
 }
 
 /// `maxFlows`. Each limited to 4,096 a worker to 16,777,216 in all, rounded up to a power of two.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct MaxFlows {
     /// IPv4 flows, 128 bytes each. Default 262,144.
@@ -99,7 +99,7 @@ pub struct MaxFlows {
 }
 
 /// `loadBalancing`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct LoadBalancingFile {
     /// random, round-robin, least-connections, p2c, maglev or rendezvous. Default random, as kube-proxy.
@@ -112,7 +112,7 @@ pub struct LoadBalancingFile {
 }
 
 /// `marks`. Each a single bit, none of them 0x4000 or 0x8000 (Kubernetes' own), the two not the same.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct MarksFile {
     /// In the marks of packets and of connections. Default 0x1000.
@@ -122,7 +122,7 @@ pub struct MarksFile {
 }
 
 /// `timeouts`, in seconds. Each limited to 1 to 524,287.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Timeouts {
     /// TCP, SYN seen. Default 120.
@@ -145,10 +145,20 @@ pub struct Timeouts {
     pub udp: Option<u32>,
     /// UDP, both sides talk. Default 120.
     pub udp_stream: Option<u32>,
+    /// SCTP, shut down or aborted. Default 10.
+    pub sctp_closed: Option<u32>,
+    /// SCTP, before the COOKIE ACK. Default 3.
+    pub sctp_cookie: Option<u32>,
+    /// SCTP, an association; its ends ask for each other every 30 s. Default 210.
+    pub sctp_established: Option<u32>,
+    /// SCTP, from the first SHUTDOWN to the SHUTDOWN COMPLETE. Default 3.
+    pub sctp_shutdown: Option<u32>,
+    /// SCTP, begun with a HEARTBEAT nobody answered yet. Default 30.
+    pub sctp_heartbeat: Option<u32>,
 }
 
 /// `source`: one of its keys.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceFile {
     /// A directory of YAML or JSON manifests, watched.
@@ -158,7 +168,7 @@ pub struct SourceFile {
 }
 
 /// `source.kubernetes`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct KubernetesFile {
     /// A kubeconfig file. Default: the service account of the pod.
@@ -166,7 +176,7 @@ pub struct KubernetesFile {
 }
 
 /// One text, its parts with commas between, or a list of them.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged)]
 pub enum OneOrMany {
     /// `a,b`
@@ -190,7 +200,7 @@ impl OneOrMany {
 }
 
 /// `externalIPs`. Whoever may write a Service takes the traffic of every external IP it names (CVE-2020-8554).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExternalIpsFile {
     /// External IPs inside these CIDRs are served, all others refused.
@@ -198,7 +208,7 @@ pub struct ExternalIpsFile {
 }
 
 /// `node`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeFile {
     /// Its name, as `nodeName`.
@@ -210,7 +220,7 @@ pub struct NodeFile {
 }
 
 /// `detectLocal`. Clients that are not local pods are masqueraded on their way to a ClusterIP.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct DetectLocalFile {
     /// How. Default `clusterCIDR`.
@@ -223,7 +233,7 @@ pub struct DetectLocalFile {
 }
 
 /// `detectLocal.mode`: what makes a client a local pod. An address of this host is none in any mode.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub enum DetectMode {
     /// Its address is in `clusterCIDRs`; in a family without one, every client keeps its address.
     #[default]
@@ -254,7 +264,7 @@ impl DetectMode {
 }
 
 /// `returnPath`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ReturnPathName {
     /// What suits the host: connmark on a node, which the Kubernetes API tells of Services; else masquerade.
@@ -267,7 +277,7 @@ pub enum ReturnPathName {
 }
 
 /// `rejectWith`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum RejectWith {
     /// ICMP port unreachable.

@@ -53,7 +53,12 @@ fn of(
 
 fn parse_any(text: &str) -> Result<ConfigFile, ConfigError> {
     serde_saphyr::from_str(text).map_err(|error| {
-        let remedy = "write each key in its form: unknown ones and other types are refused";
+        if let serde_saphyr::Error::SerdeUnknownField { field, expected, location } = error.without_snippet()
+        {
+            let what = format_args!("unknown field `{field}` in line {}", location.line()).to_string();
+            return ConfigError::new(field.clone(), what, instead(field, expected));
+        }
+        let remedy = "write each key in its form: other types are refused";
         ConfigError::new("--config", in_its_line(&error, text), remedy)
     })
 }
@@ -73,6 +78,20 @@ fn check_kind(file: &ConfigFile) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// What to write instead of an unknown key: the nearest known one if one is near, else whatever may stand there.
+fn instead(key: &str, known: &[&str]) -> String {
+    let key = key.to_lowercase();
+    let distance = |name: &str| strsim::damerau_levenshtein(&key, &name.to_lowercase());
+    let nearest = known.iter().map(|name| (distance(name), *name)).min();
+    match nearest {
+        Some((distance, name)) if 3 * distance <= name.len().max(key.len()) => {
+            format!("did you mean `{name}`?")
+        }
+        Some(_) => format!("what may stand here: {}", known.join(", ")),
+        None => "remove it".to_owned(),
+    }
+}
+
 /// The parser's words and the line they are about: a wrong value's message does not name its key.
 fn in_its_line(error: &serde_saphyr::Error, text: &str) -> String {
     let words = error.without_snippet().to_string();
@@ -81,5 +100,37 @@ fn in_its_line(error: &serde_saphyr::Error, text: &str) -> String {
     match line.and_then(|line| text.lines().nth(line.checked_sub(1)?)) {
         Some(line) if !line.trim().is_empty() => format!("{words} (in `{}`)", line.trim()),
         Some(_) | None => words,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(lines: &str) -> ConfigError {
+        parse(&format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{lines}")).expect_err(lines)
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_the_nearest_one_known_in_its_place() {
+        for (lines, key, remedy) in [
+            ("serviceCidrs: []\n", "serviceCidrs", "did you mean `serviceCIDRs`?"),
+            ("masquarade: true\n", "masquarade", "did you mean `masqueradeAll`?"),
+            ("drainSecond: 1\n", "drainSecond", "did you mean `drainSeconds`?"),
+            ("timeouts:\n  udpstream: 3\n", "udpstream", "did you mean `udpStream`?"),
+            ("source: {kubernetes: {kubecfg: x}}\n", "kubecfg", "did you mean `kubeconfig`?"),
+            ("externalIPs: {deny: []}\n", "deny", "what may stand here: allow"),
+            ("maxFlows: {total: 3}\n", "total", "what may stand here: ipv4, ipv6"),
+        ] {
+            let error = refused(lines);
+            assert_eq!((error.field.as_str(), error.remedy.as_str()), (key, remedy), "{error}");
+            assert!(error.what.contains("line "), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_shown_in_its_line() {
+        let error = refused("workers: many\n");
+        assert!(error.what.contains("`workers: many`"), "{error}");
     }
 }

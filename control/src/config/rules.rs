@@ -305,6 +305,11 @@ pub(super) fn timeouts(given: &Timeouts) -> Checked<Ttls> {
         ("tcpUnacknowledged", given.tcp_unacknowledged, &mut ttls.tcp_unacknowledged),
         ("udp", given.udp, &mut ttls.udp),
         ("udpStream", given.udp_stream, &mut ttls.udp_stream),
+        ("sctpClosed", given.sctp_closed, &mut ttls.sctp_closed),
+        ("sctpCookie", given.sctp_cookie, &mut ttls.sctp_cookie),
+        ("sctpEstablished", given.sctp_established, &mut ttls.sctp_established),
+        ("sctpShutdown", given.sctp_shutdown, &mut ttls.sctp_shutdown),
+        ("sctpHeartbeat", given.sctp_heartbeat, &mut ttls.sctp_heartbeat),
     ];
     for (key, given, ttl) in keys {
         if let Some(secs) = given {
