@@ -18,6 +18,7 @@ use crate::config::file::{
     ConfigFile, DetectLocalFile, KubernetesFile, MaxFlows, RejectWith, ReturnPathName, SourceFile,
 };
 use crate::config::{Config, ConfigError, DEFAULT_DEVICE, Machine, default_socket};
+use crate::run::reload::Origin;
 
 /// The exit code of a usage error: `EX_USAGE` of sysexits(3).
 pub const EX_USAGE: u8 = 64;
@@ -241,6 +242,12 @@ impl RunArgs {
     pub fn config(self, machine: &Machine) -> Result<Config, ConfigError> {
         let path = self.config.clone();
         Config::load(path.as_deref(), self.into_file(), machine)
+    }
+
+    /// Where that configuration comes from, to read it again.
+    #[must_use]
+    pub fn origin(&self, machine: Machine) -> Origin {
+        Origin { path: self.config.clone(), flags: self.clone().into_file(), machine }
     }
 
     fn into_file(self) -> ConfigFile {

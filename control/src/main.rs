@@ -34,7 +34,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Run(args) => {
             log_to_stderr(args.log.as_deref().unwrap_or("info"))?;
-            run::run(args.config(&Machine::here())?)
+            let origin = args.origin(Machine::here());
+            run::run(args.config(&origin.machine)?, origin)
         }
         Command::Demo(args) => {
             log_to_stderr("warn")?;

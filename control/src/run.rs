@@ -8,6 +8,7 @@
 pub mod fabric;
 pub mod lifecycle;
 pub mod place;
+pub mod reload;
 pub mod state;
 pub mod troubles;
 
@@ -31,6 +32,7 @@ use crate::source::manifests::Manifests;
 use crate::watch::{Api, ClientConfig};
 
 use lifecycle::Lifecycle;
+use reload::{Origin, Reloads};
 use state::State;
 
 /// Events that may wait between the source and the loop.
@@ -44,13 +46,20 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// What `run` cannot do without is missing or ends.
-pub fn run(config: Config) -> Result<(), Failure> {
+pub fn run(config: Config, origin: Origin) -> Result<(), Failure> {
     rules::needs_snat(config.return_path, &config.snat)?;
     let runtime = runtime()?;
     runtime.block_on(async {
         let stops = signal::catch().context("cannot catch signals")?;
         let source = source(&config).await?;
-        serve(config, source, stops).await
+        let running = origin.given()?;
+        let (tell, rereads) = mpsc::channel(1);
+        let machine = origin.machine.clone();
+        let following = reload::follow(origin, tell).context("cannot catch SIGHUP")?;
+        let following = tokio::spawn(following);
+        let served = serve(config, source, stops, Some(Reloads { rereads, running, machine })).await;
+        following.abort();
+        served
     })
 }
 
@@ -62,7 +71,8 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
 }
 
-/// Serves what `source` says, in the network namespace of the calling thread, until a stop.
+/// Serves what `source` says, in the network namespace of the calling thread, until a stop. `reloads` brings what the
+/// configuration file says later.
 ///
 /// # Errors
 /// The host cannot be used as it is, or a part of tunway failed.
@@ -70,6 +80,7 @@ pub async fn serve(
     config: Config,
     source: Box<dyn Source>,
     stops: mpsc::Receiver<Stop>,
+    reloads: Option<Reloads>,
 ) -> Result<(), Failure> {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -101,6 +112,9 @@ pub async fn serve(
     let answering = tokio::spawn(socket.serve(asks));
     let state = State::new(&config, plane);
     let mut lifecycle = Lifecycle::new(state, host, config.drain);
+    if let Some(reloads) = reloads {
+        lifecycle = lifecycle.reloading(reloads);
+    }
     let mut looking = None;
     if let Some((here, lookout)) = around {
         lifecycle = lifecycle.surrounded(here);

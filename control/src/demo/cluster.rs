@@ -92,7 +92,7 @@ impl Machines {
         let serve = move || -> Result<(), Failure> {
             run::runtime()?.block_on(async {
                 let source = run::source(&config).await?;
-                run::serve(config, source, caught).await
+                run::serve(config, source, caught, None).await
             })
         };
         let thread = self.gateway.spawn(GATEWAY, serve)?;

@@ -41,6 +41,12 @@ impl Parts {
         }
     }
 
+    /// The values of a configuration that may change while a run goes on.
+    pub fn configure(&mut self, config: &Config) {
+        let Self { here, .. } = std::mem::replace(self, Self::new(config));
+        self.here = here;
+    }
+
     /// This host is now so.
     pub fn surround(&mut self, here: Surroundings) {
         self.here = here;

@@ -15,6 +15,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
+use super::reload::{self, Change, Reloads, Reread};
 use super::state::State;
 use crate::node::{Host, LocalFrontends, NodeError, Surroundings};
 use crate::publish::Pacer;
@@ -68,6 +69,7 @@ pub struct Lifecycle<S> {
     steering: S,
     /// What this host is like, as it changes; none where that decides nothing.
     here: Option<watch::Receiver<Surroundings>>,
+    reloads: Option<Reloads>,
     drain: Duration,
     pacer: Pacer,
     /// When the next publish is due.
@@ -92,6 +94,7 @@ impl<S: Steering> Lifecycle<S> {
             state,
             steering,
             here: None,
+            reloads: None,
             drain,
             pacer: Pacer::new(PUBLISH_INTERVAL),
             publish_at: None,
@@ -109,6 +112,13 @@ impl<S: Steering> Lifecycle<S> {
     pub fn surrounded(mut self, mut here: watch::Receiver<Surroundings>) -> Self {
         self.state.surround(here.borrow_and_update().clone());
         self.here = Some(here);
+        self
+    }
+
+    /// Follows the configuration file.
+    #[must_use]
+    pub fn reloading(mut self, reloads: Reloads) -> Self {
+        self.reloads = Some(reloads);
         self
     }
 
@@ -147,6 +157,10 @@ impl<S: Steering> Lifecycle<S> {
                     self.state.surround(here);
                     self.publish_in_turn().await?;
                 }
+                reread = reread(&mut self.reloads) => {
+                    self.reload(reread);
+                    self.publish_in_turn().await?;
+                }
                 Some(ask) = asks.recv() => {
                     // Whoever asked may have gone.
                     let _ = ask.answer.send(self.state.answer(&ask.query));
@@ -156,6 +170,25 @@ impl<S: Steering> Lifecycle<S> {
                 _ = housekeeping.tick() => self.keep_house().await?,
             }
         }
+    }
+
+    /// The configuration file says something else: what can be is in force with the next publish.
+    fn reload(&mut self, reread: Reread) {
+        let Some(reloads) = &mut self.reloads else { return };
+        let merged = reread.outcome.and_then(|new| reload::merge(&reloads.running, &new, &reloads.machine));
+        match merged {
+            Ok((running, config, changes)) => {
+                tracing::info!(changes = changes.len(), "the configuration file was read again");
+                changes.iter().for_each(Change::log);
+                reloads.running = running;
+                self.drain = config.drain;
+                self.frontends_moved = true;
+                self.state.configure(&config);
+                self.state.blame_config(None);
+            }
+            Err(error) => self.state.blame_config(Some(error)),
+        }
+        self.state.tell_troubles();
     }
 
     /// True: at once.
@@ -302,6 +335,16 @@ async fn at(instant: Option<Instant>) {
         Some(instant) => sleep_until(instant).await,
         None => pending().await,
     }
+}
+
+/// The configuration file, when it was read again.
+async fn reread(reloads: &mut Option<Reloads>) -> Reread {
+    if let Some(reloads) = reloads
+        && let Some(reread) = reloads.rereads.recv().await
+    {
+        return reread;
+    }
+    pending().await
 }
 
 /// What this host is like, when that changes.

@@ -9,10 +9,11 @@ use dataplane::plane::{Plane, PlaneError};
 use dataplane::service::{BuildError, Snapshot, World};
 
 use crate::compile::Compiler;
-use crate::config::Config;
 use crate::config::detect::DetectLocal;
+use crate::config::{Config, ConfigError};
 use crate::desired::Desired;
 use crate::health::HealthPorts;
+use crate::model::Problem;
 use crate::node::{LocalFrontends, Surroundings};
 use crate::run::fabric::Parts;
 use crate::run::troubles::{ByObject, Troubles};
@@ -33,6 +34,8 @@ pub struct State {
     detect: DetectLocal,
     /// What keeps the first world back, by object.
     waits: ByObject,
+    /// What is wrong with the configuration file since it was last good.
+    misconfigured: ByObject,
     world: Option<Arc<World>>,
     troubles: Troubles,
     health: HealthPorts,
@@ -61,6 +64,7 @@ impl State {
             parts: Parts::new(config),
             detect: config.detect_local.clone(),
             waits: ByObject::new(),
+            misconfigured: ByObject::new(),
             world: None,
             troubles: Troubles::default(),
             health: HealthPorts::default(),
@@ -91,6 +95,26 @@ impl State {
         if bears_on_fabric {
             self.weave();
         }
+    }
+
+    /// The values of a configuration that may change while a run goes on.
+    pub fn configure(&mut self, config: &Config) {
+        self.parts.configure(config);
+        self.detect = config.detect_local.clone();
+        self.compiler.set_rules(config.rules.clone());
+        self.weave();
+    }
+
+    /// The configuration file is wrong in this; or nothing is wrong with it any more.
+    pub fn blame_config(&mut self, error: Option<ConfigError>) {
+        let problem = error.map(|ConfigError { field, what, remedy }| Problem {
+            object: "Config".to_owned(),
+            field,
+            what: format!("{what}; the last good one goes on"),
+            remedy,
+        });
+        self.misconfigured =
+            problem.map(|problem| (problem.object.clone(), vec![problem])).into_iter().collect();
     }
 
     /// This host is now so.
@@ -195,7 +219,8 @@ impl State {
 
     /// Tells the log what is newly wrong, and what is no longer.
     pub fn tell_troubles(&mut self) {
-        let parts = [self.desired.problems(), self.compiler.problems(), &self.waits, self.health.problems()];
+        let (waits, health) = (&self.waits, self.health.problems());
+        let parts = [self.desired.problems(), self.compiler.problems(), waits, health, &self.misconfigured];
         self.troubles.update(parts).log();
     }
 

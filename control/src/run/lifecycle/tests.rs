@@ -1,6 +1,7 @@
 //! The loop with real workers on a queue in memory, a source and a host that the tests play.
 
 mod fabric;
+mod reloads;
 mod shown;
 
 use std::cell::RefCell;
@@ -67,6 +68,7 @@ struct Outside {
     asks: Sender<Ask>,
     stops: Sender<Stop>,
     here: watch::Sender<Surroundings>,
+    files: Sender<Reread>,
     host: FakeHost,
     device: MemPeer,
 }
@@ -140,7 +142,7 @@ fn play_as(
         ..ConfigFile::default()
     };
     let machine = Machine { node_name: None, host_name: "n1".into(), cores: 1 };
-    let mut config = Config::resolve(file, &machine).unwrap();
+    let mut config = Config::resolve(file.clone(), &machine).unwrap();
     change(&mut config);
     let plane_config = PlaneConfig {
         region: RegionConfig { dir: None, name: "t".into(), max_flows_v4: 4096, max_flows_v6: 4096 },
@@ -158,10 +160,12 @@ fn play_as(
         let (stops, stopped) = channel(2);
         let events = RefCell::new(Some(events));
         let (here, seen) = watch::channel(Surroundings::default());
-        let outside = Outside { events, asks, stops, here, host: host.clone(), device };
+        let (files, rereads) = channel(1);
+        let outside = Outside { events, asks, stops, here, files, host: host.clone(), device };
         let drain = Duration::from_millis(50);
         let state = State::new(&config, plane);
         let mut run = Lifecycle::new(state, host.clone(), drain).surrounded(seen);
+        run = run.reloading(Reloads { rereads, running: file, machine });
         let living = run.live(from_source, asked, stopped);
         let playing = async {
             script(&outside).await;
