@@ -1,27 +1,42 @@
 //! The return path by connection marks on the real kernel: two nodes that each run the real binary, two pods on each,
-//! and a client outside. Every way a packet can take to a ClusterIP, in both families, pods routed or on a bridge; of
-//! every cell both is checked, that it is delivered, and which source the server saw.
+//! and a client outside. Every way a packet can take to a Service, in both families, pods routed or on a bridge; of
+//! every cell both is checked, that it is delivered, and which source the server saw: the one that it sees with kernel
+//! NAT and kube-proxy's rules on the same site.
 #![cfg(feature = "control")]
 #![allow(clippy::print_stdout, reason = "the table of what was measured is what a reader wants")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::process::ExitCode;
 
+#[path = "netns_hostmatrix/blind.rs"]
+mod blind;
+#[path = "netns_hostmatrix/hostile.rs"]
+mod hostile;
 #[path = "netns_hostmatrix/matrix.rs"]
 mod matrix;
+#[path = "netns_hostmatrix/reference.rs"]
+mod reference;
+#[path = "netns_hostmatrix/rows.rs"]
+mod rows;
+#[path = "netns_hostmatrix/services.rs"]
+mod services;
 #[path = "netns_hostmatrix/site.rs"]
 mod site;
+#[path = "netns_hostmatrix/state.rs"]
+mod state;
 #[path = "netns_hostmatrix/stories.rs"]
 mod stories;
 #[path = "netns_hostmatrix/traffic.rs"]
 mod traffic;
+#[path = "netns_hostmatrix/writes.rs"]
+mod writes;
 
 fn main() -> ExitCode {
     tests::runner::main(&[
-        ("every_way_to_a_cluster_ip_with_routed_pods", matrix::routed),
-        ("every_way_to_a_cluster_ip_with_pods_on_a_bridge", matrix::bridged),
-        ("every_way_on_a_strict_host_with_a_firewall", matrix::strict),
-        ("a_bridge_that_hides_its_packets_fails_and_is_named", matrix::blind),
+        ("every_way_in_with_routed_pods", matrix::routed),
+        ("every_way_in_with_pods_on_a_bridge", matrix::bridged),
+        ("every_way_in_on_a_hostile_host", matrix::hostile),
+        ("a_bridge_that_hides_its_packets_fails_and_is_named", blind::fails_and_is_named),
         ("a_kill_harms_no_direct_connection_and_a_repair_none_at_all", stories::killed_and_repaired),
         ("a_smaller_mtu_is_learned_for_the_service", stories::path_mtu),
         ("cleanup_leaves_both_nodes_as_they_were", stories::cleanup),

@@ -1,18 +1,19 @@
 //! Two nodes with two pods each, a client outside, and a link between them; the tunway of each node.
 
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+use std::{fmt, fs};
 
 use control::socket::client::ask_blocking;
 use control::socket::wire::{Counters, Query, Services};
 use tempfile::TempDir;
 use tests::netns::{Namespace, Process, wait_for};
 
-use crate::traffic::Server;
+use crate::services::{self, INSIDE};
+use crate::traffic::{PORT, Server};
 
 /// How long a condition may take to come true.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -24,6 +25,14 @@ pub(crate) enum Style {
     Routed,
     /// All pods of a node on one bridge, `cni0`.
     Bridge,
+    /// Likewise, on a host with strict checks and rules of others: see [`Site::harden`].
+    Hostile,
+}
+
+impl Style {
+    pub(crate) fn is_bridged(self) -> bool {
+        self != Self::Routed
+    }
 }
 
 /// Whoever sends or serves.
@@ -33,6 +42,8 @@ pub(crate) enum Party {
     Pod(u8, u8),
     /// A process of a node (1 or 2), or a pod with its network.
     Node(u8),
+    /// A process of a node that uses the address of the node's bridge.
+    Bridge(u8),
     /// Neither.
     Outside,
 }
@@ -49,10 +60,24 @@ impl Party {
             (Self::Pod(node, pod), true) => format!("fd00:244:{node}::1{pod}"),
             (Self::Node(node), false) => format!("192.168.77.{node}"),
             (Self::Node(node), true) => format!("fd00:77::{node}"),
+            (Self::Bridge(node), false) => format!("10.244.{node}.1"),
+            (Self::Bridge(node), true) => format!("fd00:244:{node}::1"),
             (Self::Outside, false) => "192.168.77.100".to_owned(),
             (Self::Outside, true) => "fd00:77::100".to_owned(),
         };
         text.parse().unwrap()
+    }
+
+    /// The number of its node; 0 for the outside.
+    pub(crate) fn node(self) -> u8 {
+        match self {
+            Self::Pod(node, _) | Self::Node(node) | Self::Bridge(node) => node,
+            Self::Outside => 0,
+        }
+    }
+
+    pub(crate) fn is_pod(self) -> bool {
+        matches!(self, Self::Pod(..))
     }
 
     /// The ClusterIP of its Service.
@@ -106,10 +131,12 @@ impl Site {
         for node in [1, 2] {
             site.lay_pods(node);
         }
-        site._servers = SERVERS
-            .iter()
-            .flat_map(|party| [false, true].map(|v6| (party, party.address(v6))))
-            .map(|(party, address)| Server::start(site.space(*party), address))
+        let everywhere = SERVERS.map(|party| (party, PORT)).into_iter().chain([(Party::Node(1), INSIDE)]);
+        site._servers = everywhere
+            .flat_map(|(party, port)| {
+                [false, true].map(|v6| (party, SocketAddr::new(party.address(v6), port)))
+            })
+            .map(|(party, at)| Server::start(site.space(party), at))
             .collect();
         fs::create_dir(site.dir.path().join("manifests")).unwrap();
         fs::write(site.dir.path().join("manifests/services.yaml"), manifest()).unwrap();
@@ -161,6 +188,22 @@ impl Site {
         drop(self.tunways[slot(node)].take().unwrap());
     }
 
+    /// Takes away what the node's tunway left behind.
+    pub(crate) fn cleanup(&self, node: u8) {
+        let output = self.tunway(node, "cleanup").output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+
+    /// Offers these Services, too, which the outside asks by node 1.
+    pub(crate) fn offer(&self, manifests: &str) {
+        fs::write(self.dir.path().join("manifests/more.yaml"), manifests).unwrap();
+        for network in services::NETWORKS {
+            let (family, via) = if network.contains(':') { ("-6 ", true) } else { ("", false) };
+            let via = Party::Node(1).address(via);
+            self.outside.ip(&format!("{family}route add {network} via {via}")).unwrap();
+        }
+    }
+
     pub(crate) fn wait_until_ready(&self, node: u8) {
         let ready = || {
             let answer = ask_blocking(&self.socket(node), &Query::Services).ok();
@@ -178,7 +221,7 @@ impl Site {
     pub(crate) fn space(&self, party: Party) -> &Namespace {
         match party {
             Party::Pod(node, pod) => &self.pods[slot(node)][slot(pod)],
-            Party::Node(node) => &self.nodes[slot(node)],
+            Party::Node(node) | Party::Bridge(node) => &self.nodes[slot(node)],
             Party::Outside => &self.outside,
         }
     }
@@ -240,7 +283,7 @@ impl Site {
 
     fn lay_pods(&self, node: u8) {
         let host = self.space(Party::Node(node));
-        if self.style == Style::Bridge {
+        if self.style.is_bridged() {
             host.ip(&format!("link add cni0 address 02:00:00:00:00:0{node} type bridge")).unwrap();
             host.ip("link set cni0 up").unwrap();
             host.ip(&format!("addr add 10.244.{node}.1/24 dev cni0")).unwrap();
@@ -252,7 +295,7 @@ impl Site {
             let (v4, v6) = (party.address(false), party.address(true));
             space.veth("eth0", host, &port, 1500).unwrap();
             match self.style {
-                Style::Bridge => {
+                Style::Bridge | Style::Hostile => {
                     host.ip(&format!("link set {port} master cni0")).unwrap();
                     space.ip(&format!("addr add {v4}/24 dev eth0")).unwrap();
                     space.ip(&format!("addr add {v6}/64 dev eth0 nodad")).unwrap();
@@ -283,7 +326,7 @@ impl Site {
         let clients = SERVERS.into_iter().chain([Party::Outside]);
         for (from, to) in clients.flat_map(|from| SERVERS.map(|to| (from, to))) {
             for v6 in [false, true] {
-                let to = SocketAddr::new(to.address(v6), crate::traffic::PORT);
+                let to = SocketAddr::new(to.address(v6), PORT);
                 wait_for(&format!("{from:?} reaches {to}"), PATIENCE, || {
                     crate::traffic::datagram(self.space(from), to, 100, Duration::from_millis(500)).is_ok()
                 });
@@ -306,6 +349,17 @@ impl Drop for Site {
     }
 }
 
+impl fmt::Display for Party {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(node, pod) => write!(f, "p{node}{pod}"),
+            Self::Node(node) => write!(f, "n{node}"),
+            Self::Bridge(node) => write!(f, "n{node}'s cni0"),
+            Self::Outside => f.write_str("outside"),
+        }
+    }
+}
+
 fn slot(number: u8) -> usize {
     usize::from(number) - 1
 }
@@ -320,17 +374,9 @@ fn manifest() -> String {
              clusterIP: \"{v4}\"\n  clusterIPs: [\"{v4}\", \"{v6}\"]\n  ipFamilies: [IPv4, IPv6]\n  ports:\n  \
              - {{name: tcp, protocol: TCP, port: 80}}\n  - {{name: udp, protocol: UDP, port: 80}}\n"
         );
-        let (Party::Pod(node, _) | Party::Node(node)) = *server else { unreachable!("it serves") };
-        for (family, is_v6) in [("IPv4", false), ("IPv6", true)] {
-            text += &format!(
-                "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: s{number}-{}\n  \
-                 namespace: default\n  labels: {{kubernetes.io/service-name: s{number}}}\naddressType: {family}\n\
-                 ports: [{{name: tcp, port: {PORT}, protocol: TCP}}, {{name: udp, port: {PORT}, protocol: UDP}}]\n\
-                 endpoints:\n- {{addresses: [\"{}\"], nodeName: n{node}, conditions: {{ready: true}}}}\n",
-                family.to_lowercase(),
-                server.address(is_v6),
-                PORT = crate::traffic::PORT,
-            );
+        for (family, v6) in [("IPv4", false), ("IPv6", true)] {
+            let endpoint = SocketAddr::new(server.address(v6), PORT);
+            text += &services::slice(&format!("s{number}"), family, server.node(), endpoint);
         }
     }
     text

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tests::netns::{Namespace, wait_for};
 
 use crate::site::{PATIENCE, Party, Site, Style};
+use crate::state::{assert_same, state};
 use crate::traffic::{Chat, PORT, connect, datagram, exchange, stream};
 
 const HERE: Party = Party::Pod(1, 1);
@@ -127,25 +128,7 @@ pub(crate) fn cleanup() {
             state(&site.nodes[usize::from(node) - 1]).contains("table inet tunway"),
             "a kill leaves all of it"
         );
-        let output = site.tunway(node, "cleanup").output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let after = state(&site.nodes[usize::from(node) - 1]);
-        let more: Vec<&str> = after.lines().filter(|line| !before.contains(line)).collect();
-        assert!(after == before, "more than before: {more:#?}");
+        site.cleanup(node);
+        assert_same(&site.nodes[usize::from(node) - 1], &before);
     }
-}
-
-/// Rules, tables of rules and routes that tunway may touch, and links, as the node shows them.
-fn state(node: &Namespace) -> String {
-    let mut text = node.run("nft list ruleset").unwrap();
-    for what in ["rule", "-6 rule", "-br link", "-4 -br addr", "-4 route show table all"] {
-        text += &node.ip(what).unwrap();
-    }
-    // Neighbours come and go in IPv6's routes; ours have our number.
-    let v6 = node.ip("-6 route show table all").unwrap();
-    // The order of tables is the order in which they were made.
-    let mut lines: Vec<&str> =
-        text.lines().chain(v6.lines().filter(|line| line.contains("proto 77"))).collect();
-    lines.sort_unstable();
-    lines.join("\n")
 }

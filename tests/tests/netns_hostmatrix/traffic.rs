@@ -26,8 +26,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn start(space: &Namespace, address: IpAddr) -> Self {
-        let address = SocketAddr::new(address, PORT);
+    pub(crate) fn start(space: &Namespace, address: SocketAddr) -> Self {
         let bind = || (TcpListener::bind(address).unwrap(), UdpSocket::bind(address).unwrap());
         let (tcp, udp) = space.enter(bind).unwrap();
         udp.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
@@ -104,7 +103,17 @@ pub(crate) fn stream(space: &Namespace, to: SocketAddr, limit: Duration) -> io::
 
 /// A connection; it belongs to the space wherever it is used.
 pub(crate) fn connect(space: &Namespace, to: SocketAddr, limit: Duration) -> io::Result<TcpStream> {
-    space.enter(|| http::dial(http::anywhere(to, 0), to, limit))?
+    connect_from(space, http::anywhere(to, 0), to, limit)
+}
+
+/// One from this local address.
+pub(crate) fn connect_from(
+    space: &Namespace,
+    from: SocketAddr,
+    to: SocketAddr,
+    limit: Duration,
+) -> io::Result<TcpStream> {
+    space.enter(|| http::dial(from, to, limit))?
 }
 
 /// Sends `BULK` bytes and gets as many; the source the server saw.
@@ -127,8 +136,19 @@ pub(crate) fn datagram(
     length: usize,
     limit: Duration,
 ) -> io::Result<IpAddr> {
+    datagram_from(space, http::anywhere(to, 0), to, length, limit)
+}
+
+/// One from this local address.
+pub(crate) fn datagram_from(
+    space: &Namespace,
+    from: SocketAddr,
+    to: SocketAddr,
+    length: usize,
+    limit: Duration,
+) -> io::Result<IpAddr> {
     space.enter(|| {
-        let socket = UdpSocket::bind(http::anywhere(to, 0))?;
+        let socket = UdpSocket::bind(from)?;
         socket.connect(to)?;
         socket.set_read_timeout(Some(limit))?;
         socket.send(&pattern(length))?;
