@@ -19,6 +19,7 @@ pub use self::firewall::FirewallError;
 pub use self::frontends::LocalFrontends;
 pub use self::host::Host;
 pub use self::local::{Lookout, Surroundings};
+pub use self::ports::reserved_ports;
 pub use self::preflight::preflight;
 
 use self::firewall::Firewall;
@@ -34,6 +35,7 @@ mod host;
 mod local;
 pub(crate) mod netlink;
 mod plan;
+mod ports;
 mod preflight;
 pub(crate) mod rt;
 mod settings;

@@ -84,6 +84,7 @@ fn main() -> ExitCode {
         ("connmark::other_bits_and_no_bits_replace_the_old_ones", connmark::other_bits_replace_the_old_ones),
         ("connmark::cleanup_leaves_nothing", connmark::cleanup_leaves_nothing),
         ("local::addresses_of_this_host_are_served_and_given_back", local::served_and_given_back),
+        ("local::strict_checks_of_sources_pass_whatever_src_valid_mark_is", local::strict_checks_pass),
         ("local::whatever_is_taken_away_comes_back", local::taken_away_comes_back),
         ("local::a_restart_goes_on_serving", local::restart_goes_on),
         ("local::from_every_step_there_is_a_way_back", local::every_step_has_a_way_back),

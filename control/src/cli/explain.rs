@@ -124,7 +124,7 @@ fn site(path: Option<&Path>, machine: &Machine) -> Result<Site, ConfigError> {
     let mut node = config.node.clone();
     node.name.clone_from(&config.node_name);
     let (rules, detect) = (config.rules.clone(), config.detect_local.clone());
-    Ok(Site { node, parts: Parts::new(&config), rules, detect })
+    Ok(Site { node, parts: Parts::new(&config, Vec::new()), rules, detect })
 }
 
 fn asked(args: &ExplainArgs) -> Result<Question, ConfigError> {

@@ -62,7 +62,7 @@ fn offline(config: &str, manifest: &str) -> Offline {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("cluster.json"), manifest).unwrap();
     let (rules, detect) = (config.rules.clone(), config.detect_local.clone());
-    let site = Site { node: config.node.clone(), parts: Parts::new(&config), rules, detect };
+    let site = Site { node: config.node.clone(), parts: Parts::new(&config, Vec::new()), rules, detect };
     Offline::load(folder.path(), site).unwrap()
 }
 

@@ -13,6 +13,7 @@ use super::view::ipv6_is_on;
 use super::{Finding, HostConfig, IPVS_DEVICE, Marks, NodeError, SNAT_REMEDY, host, settings, snat_faults};
 
 mod connmark;
+mod ports;
 
 /// Looks at capability, device node, sysctls, SNAT addresses, other people's rules and tables, FORWARD chains, and
 /// kube-proxy leftovers. Never changes anything.
@@ -103,6 +104,7 @@ fn sysctls(config: &HostConfig, read: &dyn Fn(&str) -> Option<String>) -> Vec<Fi
         let why = format!("is {now}: where the kernel tracks connections {}", most.why);
         findings.push(Finding::warning(dotted(most.path), why, set(most.path, &most.value.to_string())));
     }
+    findings.extend(ports::overlap(config, read));
     findings
 }
 

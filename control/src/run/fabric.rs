@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use dataplane::packet::tuple::Family;
-use dataplane::service::{Fabric, LocalMap, Place, ReturnPath};
+use dataplane::service::{Fabric, LocalMap, Place, PortSet, ReturnPath};
 
 use crate::config::Config;
 use crate::config::detect::DetectLocal;
@@ -28,11 +28,13 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Of this configuration, on a host that nothing is known of yet.
+    /// Of this configuration, on a host that nothing is known of yet but the ports it reserves.
     #[must_use]
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, reserved: Vec<(u16, u16)>) -> Self {
+        let no_snat_draws = reserved.into_iter().chain([config.node_port_range]);
+        let reserved_ports = Arc::new(PortSet::new(no_snat_draws));
         Self {
-            configured: config.fabric(),
+            configured: Fabric { reserved_ports, ..config.fabric() },
             assumed: config.service_cidrs_assumed,
             detect: config.detect_local.clone(),
             node_ports: config.node_port_addresses.clone(),
@@ -43,8 +45,10 @@ impl Parts {
 
     /// The values of a configuration that may change while a run goes on.
     pub fn configure(&mut self, config: &Config) {
-        let Self { here, .. } = std::mem::replace(self, Self::new(config));
-        self.here = here;
+        let before = std::mem::replace(self, Self::new(config, Vec::new()));
+        self.here = before.here;
+        // Neither this host's nor the range of node ports is read again.
+        self.configured.reserved_ports = before.configured.reserved_ports;
     }
 
     /// This host is now so.
@@ -143,6 +147,8 @@ fn families(cidrs: &[(IpAddr, u8)]) -> Vec<Family> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Machine;
+    use crate::config::file::ConfigFile;
     use crate::fixtures::{HERE, ip};
     use crate::model::ServiceCidr;
     use crate::source::Event;
@@ -236,6 +242,21 @@ mod tests {
         assert_eq!(of(&assumed, &desired), [(ip("10.96.0.0"), 16)]);
         assumed.assume_nothing();
         assert_eq!(of(&assumed, &desired), []);
+    }
+
+    #[test]
+    fn no_snat_draws_a_node_port_or_what_this_host_reserves() {
+        let machine = Machine { node_name: Some(HERE.into()), host_name: String::new(), cores: 1 };
+        let file = ConfigFile { node_port_range: Some("20000-20999".into()), ..ConfigFile::default() };
+        let config = Config::resolve(file, &machine).unwrap();
+        let parts = Parts::new(&config, vec![(8_080, 8_080), (9_000, 9_100)]);
+        let reserved = parts.fabric(&Desired::new(HERE)).reserved_ports;
+        for kept in [8_080, 9_000, 9_100, 20_000, 20_999] {
+            assert!(reserved.contains(kept), "{kept}");
+        }
+        for free in [8_081, 8_999, 9_101, 19_999, 21_000] {
+            assert!(!reserved.contains(free), "{free}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::config::{Config, ConfigError};
 use crate::desired::Desired;
 use crate::health::HealthPorts;
 use crate::model::Problem;
-use crate::node::{LocalFrontends, Surroundings};
+use crate::node::{LocalFrontends, Surroundings, reserved_ports};
 use crate::run::fabric::Parts;
 use crate::run::troubles::{ByObject, Troubles};
 use crate::source::{Event, Kind};
@@ -61,7 +61,7 @@ impl State {
             plane,
             desired: Desired::new(&config.node_name),
             compiler,
-            parts: Parts::new(config),
+            parts: Parts::new(config, reserved_ports()),
             detect: config.detect_local.clone(),
             waits: ByObject::new(),
             misconfigured: ByObject::new(),

@@ -71,6 +71,12 @@ pub(crate) fn every_fault_is_named() {
             "net.bridge.bridge-nf-call-ip6tables",
             "sysctl -w net.bridge.bridge-nf-call-ip6tables=1",
         ),
+        (
+            "echo 20000 60999 > /proc/sys/net/ipv4/ip_local_port_range",
+            false,
+            "net.ipv4.ip_local_port_range",
+            "sysctl -w net.ipv4.ip_local_reserved_ports=30000-32767",
+        ),
         ("echo 0 > /proc/sys/net/ipv6/conf/all/forwarding", false, "net.ipv6.conf.all.forwarding", "=1"),
         (
             "nft add table inet tunway; nft add chain inet tunway pre; nft add rule inet tunway pre iifname tunway9 accept",

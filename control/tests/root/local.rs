@@ -11,7 +11,7 @@ use dataplane::service::SvcPort;
 
 use crate::host::{
     REPAIRED, addr, assert_same, block_on, config, connmark, enter, enter_with_device, everything, installed,
-    ip, repair, run, shell, state,
+    ip, ip_or_nothing, repair, run, shell, state, sysctl,
 };
 
 /// Node ports at the node's own addresses, and a frontend at one of them.
@@ -94,6 +94,36 @@ pub(crate) fn served_and_given_back() {
         host.serve(&LocalFrontends::default()).await.unwrap();
         settle(&mut host).await;
         assert_same(&state(), &before, "nothing is served any more");
+    });
+}
+
+/// A reverse path check asks for the way back as of a packet that comes in by the device it goes out of, and with
+/// `src_valid_mark` one that is marked, too. What comes from the device skips the marks, so either value is good.
+pub(crate) fn strict_checks_pass() {
+    enter_with_device();
+    // What comes in by eth0 and is marked; it comes from where eth0 leads to.
+    let way = || ip_or_nothing("route get 198.51.100.1 from 192.168.77.9 iif eth0 mark 0x1000");
+    let source_is_marked = |value| sysctl("net.ipv4.conf.all.src_valid_mark", value);
+    block_on(async {
+        let mut host = installed(connmark(), &[]).await;
+        for device in ["all", "eth0"] {
+            sysctl(&format!("net.ipv4.conf.{device}.rp_filter"), "1");
+        }
+        for (ports, skips) in [(&[][..], 100), (&[30_080][..], 40)] {
+            let frontends = if ports.is_empty() { LocalFrontends::default() } else { served(ports) };
+            host.serve(&frontends).await.unwrap();
+            for value in ["0", "1"] {
+                source_is_marked(value);
+                let way = way();
+                assert!(way.contains("dev tunway0 table 7702"), "src_valid_mark {value}, {skips}: {way}");
+            }
+            // There is something to see: without the rule the check fails.
+            shell(&format!("ip rule del preference {skips}"));
+            assert_eq!(way(), "", "src_valid_mark 1, no rule {skips}");
+            source_is_marked("0");
+            assert!(way().contains("dev tunway0 table 7702"), "src_valid_mark 0, no rule {skips}");
+            settle(&mut host).await;
+        }
     });
 }
 

@@ -145,6 +145,34 @@ fn a_cluster_of_one_family_need_not_forward_the_other() {
 }
 
 #[test]
+fn node_ports_the_kernel_may_give_away_are_named() {
+    let connmark = HostConfig { connmark: Some(Marks::default()), ..config() };
+    let found = |config: &HostConfig, chosen: &str, reserved: &str| {
+        let read = |path: &str| match path {
+            "net/ipv4/ip_local_port_range" => Some(format!("{chosen}\n")),
+            "net/ipv4/ip_local_reserved_ports" => Some(format!("{reserved}\n")),
+            _ => None,
+        };
+        sysctls(config, &read)
+    };
+    assert_eq!(found(&connmark, "32768\t60999", ""), [], "the kernel's own range");
+    for (chosen, reserved, remedy) in [
+        ("20000\t60999", "", "sysctl -w net.ipv4.ip_local_reserved_ports=30000-32767"),
+        ("32767\t60999", "8080", "sysctl -w net.ipv4.ip_local_reserved_ports=8080,30000-32767"),
+        ("20000\t30000", "30001-32767", "sysctl -w net.ipv4.ip_local_reserved_ports=30001-32767,30000-32767"),
+    ] {
+        let found = found(&connmark, chosen, reserved);
+        assert_eq!(found.len(), 1, "{chosen}: {found:?}");
+        assert!(!found[0].fatal && found[0].what == "net.ipv4.ip_local_port_range");
+        assert!(found[0].why.contains("overlaps nodePortRange 30000-32767"), "{}", found[0].why);
+        assert_eq!(found[0].remedy, remedy);
+    }
+    assert_eq!(found(&connmark, "20000\t60999", "8080,30000-31000,31001-32767"), [], "all of it reserved");
+    assert_eq!(found(&connmark, "20000\t31000", "30000-31000"), [], "what overlaps is");
+    assert_eq!(found(&config(), "20000\t60999", ""), [], "no node port is served");
+}
+
+#[test]
 fn routes_in_our_table_that_are_not_ours_are_named() {
     let route = Route {
         table: TABLE,
