@@ -17,6 +17,8 @@ impl Site {
             for port in ["v1", "v2"] {
                 space.ip(&format!("link set {port} type bridge_slave hairpin on")).unwrap();
             }
+            // As wg-quick(8) sets it: the checks look at marks, too.
+            space.sysctl("net.ipv4.conf.all.src_valid_mark", "1").unwrap();
             for device in ["all", "default", "eth0", "cni0", "v1", "v2"] {
                 space.sysctl(&format!("net.ipv4.conf.{device}.rp_filter"), "1").unwrap();
             }
