@@ -8,14 +8,14 @@
 
 use std::process::ExitCode;
 
-#[path = "netns_hostmatrix/blind.rs"]
-mod blind;
 #[path = "netns_hostmatrix/hostile.rs"]
 mod hostile;
 #[path = "netns_hostmatrix/matrix.rs"]
 mod matrix;
 #[path = "netns_hostmatrix/reference.rs"]
 mod reference;
+#[path = "netns_hostmatrix/refused.rs"]
+mod refused;
 #[path = "netns_hostmatrix/rows.rs"]
 mod rows;
 #[path = "netns_hostmatrix/services.rs"]
@@ -36,7 +36,11 @@ fn main() -> ExitCode {
         ("every_way_in_with_routed_pods", matrix::routed),
         ("every_way_in_with_pods_on_a_bridge", matrix::bridged),
         ("every_way_in_on_a_hostile_host", matrix::hostile),
-        ("a_bridge_that_hides_its_packets_fails_and_is_named", blind::fails_and_is_named),
+        ("a_bridge_that_hides_its_packets_fails_and_is_named", refused::fails_and_is_named),
+        (
+            "a_firewall_that_checks_sources_strictly_fails_and_is_named",
+            refused::strict_firewall_fails_and_is_named,
+        ),
         ("a_kill_harms_no_direct_connection_and_a_repair_none_at_all", stories::killed_and_repaired),
         ("a_smaller_mtu_is_learned_for_the_service", stories::path_mtu),
         ("cleanup_leaves_both_nodes_as_they_were", stories::cleanup),

@@ -11,8 +11,10 @@ use std::process::{Command, Stdio};
 
 use super::rt::Family;
 use marks::MarkUse;
+use sources::SourceCheck;
 
 pub(crate) mod marks;
+pub(crate) mod sources;
 
 mod iptables;
 mod leftovers;
@@ -185,9 +187,24 @@ impl Firewall {
 
     /// Other people's rules that have to do with marks.
     pub(crate) fn mark_uses(&self) -> Result<Vec<MarkUse>, FirewallError> {
+        self.rules(marks::of_iptables, marks::of_nft)
+    }
+
+    /// Other people's rules that drop what does not come in by the way back to its source.
+    pub(crate) fn source_checks(&self) -> Result<Vec<SourceCheck>, FirewallError> {
+        self.rules(sources::of_iptables, sources::of_nft)
+    }
+
+    /// What is found in all rules: of `iptables-save` with the tool's name, and of `nft -a -j list ruleset`, there
+    /// without the tables that iptables has shown.
+    fn rules<T>(
+        &self,
+        of_iptables: impl Fn(&str, &str) -> Vec<T>,
+        of_nft: impl Fn(&str, &dyn Fn(&str, &str) -> bool) -> Vec<T>,
+    ) -> Result<Vec<T>, FirewallError> {
         let mut found = Vec::new();
         for tool in &self.iptables {
-            found.extend(marks::of_iptables(&run(&tool.sibling("save"), &[""; 0], None)?, &tool.text()));
+            found.extend(of_iptables(&run(&tool.sibling("save"), &[""; 0], None)?, &tool.text()));
         }
         if let Some(nft) = &self.nft {
             let is_known = |family: &str, table: &str| {
@@ -195,7 +212,7 @@ impl Firewall {
                 matches!(table, "raw" | "mangle" | "nat" | "filter" | "security")
                     && (family == "ip" && of(Family::V4) || family == "ip6" && of(Family::V6))
             };
-            found.extend(marks::of_nft(&run(nft, &["-a", "-j", "list", "ruleset"], None)?, &is_known));
+            found.extend(of_nft(&run(nft, &["-a", "-j", "list", "ruleset"], None)?, &is_known));
         }
         Ok(found)
     }

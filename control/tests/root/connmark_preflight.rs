@@ -72,6 +72,19 @@ pub(crate) fn every_fault_is_named() {
             "sysctl -w net.bridge.bridge-nf-call-ip6tables=1",
         ),
         (
+            "nft add table inet fw; nft 'add chain inet fw c { type filter hook prerouting priority 10; }'; \
+             nft add rule inet fw c meta nfproto ipv6 fib saddr . mark . iif oif missing drop",
+            false,
+            "nft rule inet fw c handle",
+            "IPv6_rpfilter=loose",
+        ),
+        (
+            "ip6tables -t raw -A PREROUTING -m rpfilter --invert -j DROP",
+            false,
+            "-t raw: -A PREROUTING -m rpfilter --invert -j DROP",
+            "-t raw -D PREROUTING -m rpfilter --invert -j DROP",
+        ),
+        (
             "echo 20000 60999 > /proc/sys/net/ipv4/ip_local_port_range",
             false,
             "net.ipv4.ip_local_port_range",

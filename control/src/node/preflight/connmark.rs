@@ -1,5 +1,6 @@
 //! What the return path `connmark` needs of a host besides.
 
+use super::super::firewall::sources::SourceCheck;
 use super::super::host::inputs;
 use super::super::settings::{self, Setting};
 use super::super::steer::Steer;
@@ -26,6 +27,7 @@ pub(super) fn findings(config: &HostConfig, marks: Marks, view: &HostView, capab
         Some(steer) if capable => {
             findings.extend(tables(&steer, config, marks, view));
             findings.extend(foreign_marks(config, marks));
+            findings.extend(source_checks(config, marks));
         }
         Some(_) => {}
     }
@@ -107,6 +109,27 @@ fn foreign_marks(config: &HostConfig, marks: Marks) -> Vec<Finding> {
     }
     findings.truncate(MOST_RULES);
     findings
+}
+
+/// Others' checks of sources. No reason not to start: they may be meant for one family, in which there may be no Service.
+fn source_checks(config: &HostConfig, Marks { packet, .. }: Marks) -> Vec<Finding> {
+    // That the firewall cannot be looked at was said with its marks.
+    let mut checks = config.firewall().source_checks().unwrap_or_default();
+    checks.truncate(MOST_RULES);
+    let finding = |check: SourceCheck| {
+        let why = format!(
+            "drops what does not come in by the way back to its source: packets from {}, whose sources are kept, and \
+             replies with mark {packet:#x}, whose way back leads there",
+            config.device
+        );
+        let remedy = format!(
+            "{}; with firewalld: IPv6_rpfilter=loose in /etc/firewalld/firewalld.conf, then firewall-cmd \
+             --complete-reload",
+            check.remedy
+        );
+        Finding::warning(check.rule, why, remedy)
+    };
+    checks.into_iter().map(finding).collect()
 }
 
 /// Foreign rules named one by one.
