@@ -10,7 +10,6 @@ pub mod question;
 mod steps;
 pub mod text;
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane::packet::tuple::Tuple;
@@ -26,7 +25,7 @@ use self::steps::Steps;
 use crate::compile::Compiler;
 use crate::config::detect::DetectLocal;
 use crate::desired::Desired;
-use crate::model::{ObjectKey, Problem};
+use crate::model::ObjectKey;
 
 /// What becomes of the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,10 +199,12 @@ fn masqueraded(
 fn tell_problems(ground: &Ground<'_>, service: Option<&Service>, steps: &mut Steps<'_>) {
     let Some(service) = service else { return };
     let object = format!("Service {}", key_of(&service.name).0);
-    let told = |problems: &BTreeMap<String, Vec<Problem>>| problems.get(&object).cloned().unwrap_or_default();
-    let problems = told(ground.desired.problems()).into_iter().chain(told(ground.compiler.problems()));
-    for problem in problems {
-        steps.push(problem.object, problem.field, format!("reported: {}", problem.what));
+    // A manifest's problem names file and document before the object.
+    let in_a_file = format!(": {object}");
+    let is_its = |place: &String| *place == object || place.ends_with(&in_a_file);
+    let all = ground.desired.problems().iter().chain(ground.compiler.problems());
+    for problem in all.filter(|(place, _)| is_its(place)).flat_map(|(_, problems)| problems) {
+        steps.push(problem.object.clone(), problem.field.clone(), format!("reported: {}", problem.what));
     }
 }
 

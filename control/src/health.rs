@@ -1,14 +1,14 @@
 //! `healthCheckNodePort`: load balancers ask each node whether it has endpoints of a Service, over HTTP. Status, headers
 //! and body are kube-proxy's, to the byte.
 //!
-//! One listener for each Service and address of this host that takes node ports, on the one runtime. What is asked for
-//! is set after every publish: listeners that stay are not touched, and answer with what is known at the time.
+//! One listener for each port and address of this host that takes node ports, on the one runtime. What is asked for is
+//! set after every publish: listeners that stay are not touched, also when the port is another Service's now, and answer
+//! with what is known at the time. With a listener its connections end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -17,13 +17,13 @@ use hyper::header::{CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use hyper::server::conn::http1;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use crate::compile::Health;
 use crate::model::{ObjectKey, Problem};
 
-/// Connections served at one time by a listener; a further one waits.
+/// Connections served at one time by a listener; a further one ends the oldest.
 const CONNECTIONS: usize = 64;
 /// Whoever does not finish a request within this time is hung up on.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The listeners there are.
 #[derive(Debug, Default)]
 pub struct HealthPorts {
-    open: BTreeMap<(ObjectKey, SocketAddr), Open>,
+    open: BTreeMap<SocketAddr, Open>,
     /// What could not be opened, by object.
     problems: BTreeMap<String, Vec<Problem>>,
 }
@@ -62,7 +62,8 @@ impl HealthPorts {
     ///
     /// Must be called on a runtime.
     pub fn set(&mut self, services: &BTreeMap<ObjectKey, Health>, addresses: &[IpAddr], healthy: bool) {
-        let mut wanted = BTreeMap::new();
+        let mut wanted: BTreeMap<SocketAddr, Report> = BTreeMap::new();
+        self.problems.clear();
         for (service, health) in services {
             for addr in addresses {
                 let [v4, v6] = health.families;
@@ -70,13 +71,18 @@ impl HealthPorts {
                     if addr.is_ipv4() { (v4, health.ready_v4) } else { (v6, health.ready_v6) };
                 if served {
                     let report = Report { service: service.clone(), ready, healthy };
-                    wanted.insert((service.clone(), SocketAddr::new(*addr, health.port)), report);
+                    let at = SocketAddr::new(*addr, health.port);
+                    match wanted.get(&at) {
+                        Some(other) => {
+                            let why = format!("Service {} listens there", other.service);
+                            self.complain(service, at, &why);
+                        }
+                        None => drop(wanted.insert(at, report)),
+                    }
                 }
             }
         }
-        // Those that go make room for those that come.
         self.open.retain(|at, _| wanted.contains_key(at));
-        self.problems.clear();
         for (at, report) in wanted {
             match self.open.get(&at) {
                 Some(open) => {
@@ -86,9 +92,9 @@ impl HealthPorts {
                         news
                     });
                 }
-                None => match Open::new(at.1, report) {
+                None => match Open::new(at, report.clone()) {
                     Ok(open) => drop(self.open.insert(at, open)),
-                    Err(error) => self.complain(&at, &error),
+                    Err(error) => self.complain(&report.service, at, &error.to_string()),
                 },
             }
         }
@@ -100,7 +106,7 @@ impl HealthPorts {
         &self.problems
     }
 
-    fn complain(&mut self, (service, at): &(ObjectKey, SocketAddr), error: &io::Error) {
+    fn complain(&mut self, service: &ObjectKey, at: SocketAddr, error: &str) {
         let object = format!("Service {service}");
         self.problems.entry(object.clone()).or_default().push(Problem {
             object,
@@ -126,13 +132,13 @@ impl Open {
 }
 
 async fn serve(listener: tokio::net::TcpListener, report: watch::Receiver<Report>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let report = report.clone();
-                tokio::spawn(async move {
+                let connection = connections.spawn(async move {
                     let service = hyper::service::service_fn(move |_: Request<Incoming>| {
                         let response = respond(&report.borrow());
                         async move { Ok::<_, Infallible>(response) }
@@ -144,8 +150,14 @@ async fn serve(listener: tokio::net::TcpListener, report: watch::Receiver<Report
                     if let Err(error) = connection.await {
                         tracing::debug!(%error, "health check: connection ended");
                     }
-                    drop(place);
                 });
+                while connections.try_join_next().is_some() {}
+                oldest_first.retain(|connection| !connection.is_finished());
+                oldest_first.push_back(connection);
+                // Who holds all connections open must not keep load balancers out.
+                if oldest_first.len() > CONNECTIONS {
+                    oldest_first.pop_front().iter().for_each(AbortHandle::abort);
+                }
             }
             // Out of descriptors: some connection ends in a while. Trying at once would spin.
             Err(error) => {
@@ -239,6 +251,43 @@ mod tests {
             assert!(get(port).await.is_err() && get(other).await.is_ok(), "another port");
             ports.set(&BTreeMap::new(), &here, true);
             assert!(get(other).await.is_err(), "nobody asks any more");
+        });
+    }
+
+    #[test]
+    fn a_port_goes_from_one_service_to_another_and_has_one_owner() {
+        run(async {
+            let (port, mut ports) = (free(), HealthPorts::default());
+            let here = [ip(HERE)];
+            ports.set(&[(key("old"), health(port, 1))].into(), &here, true);
+            ports.set(&[(key("new"), health(port, 3))].into(), &here, true);
+            let said = get(port).await.unwrap();
+            assert!(said.contains("\"name\": \"new\"") && ports.problems().is_empty(), "{said}");
+            ports.set(&[(key("a"), health(port, 1)), (key("b"), health(port, 1))].into(), &here, true);
+            let told: Vec<_> = ports.problems().keys().cloned().collect();
+            assert_eq!(told, ["Service default/b"]);
+        });
+    }
+
+    #[test]
+    fn connections_end_with_their_listener_and_idle_ones_keep_nobody_out() {
+        run(async {
+            let (port, mut ports) = (free(), HealthPorts::default());
+            let here = [ip(HERE)];
+            ports.set(&[(key("web"), health(port, 1))].into(), &here, true);
+            let mut idle = Vec::new();
+            for _ in 0..CONNECTIONS + 1 {
+                idle.push(TcpStream::connect((HERE, port)).await.unwrap());
+            }
+            assert!(get(port).await.unwrap().starts_with("HTTP/1.1 200"));
+            assert_eq!(idle[0].read(&mut [0; 8]).await.unwrap_or(0), 0, "the oldest was hung up on");
+            let mut kept = idle.pop().unwrap();
+            kept.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            let mut said = [0; 1024];
+            assert!(kept.read(&mut said).await.unwrap() > 0);
+            ports.set(&BTreeMap::new(), &here, true);
+            // The rest of the answer, then the end.
+            while kept.read(&mut said).await.unwrap_or(0) > 0 {}
         });
     }
 

@@ -63,10 +63,11 @@ impl Compiler {
         let port = wanted.ports.iter().rfind(|known| known.name == port && known.proto == proto)?;
         let slices: Vec<_> = desired.slices(service).map(|slice| Accepted::of(slice, &ground)).collect();
         let joined = draft::join(port, family, &slices);
-        let held = self.objects.get(service).into_iter().flat_map(|object| &object.claims);
-        let mut kinds =
-            held.filter(|claim| claim.family() == family && wanted.ports.get(claim.ordinal) == Some(port));
-        let outside = kinds.any(|claim| claim.kind != FrontendKind::ClusterIp);
+        let claims = self.objects.get(service).into_iter().flat_map(|object| &object.claims);
+        let mut held = claims
+            .filter(|claim| claim.family() == family && wanted.ports.get(claim.ordinal) == Some(port))
+            .filter(|claim| self.claims.line(claim.addr, claim.port).next() == Some(claim));
+        let outside = held.any(|claim| claim.kind != FrontendKind::ClusterIp);
         let exposure = draft::exposure(wanted, outside);
         let endpoints: Vec<_> = joined.values().map(|(endpoint, _)| *endpoint).collect();
         let mut recorded = Recorded::default();

@@ -85,7 +85,7 @@ pub(super) fn draft(
         let refused = accepted.refused.iter().map(|(endpoint, refusal)| (endpoint.addr, *refusal));
         draft.problems.extend(refuse::of_endpoints(accepted.slice, refused));
     }
-    draft.health = health(service, slices.iter().flat_map(|accepted| &accepted.endpoints), desired.node());
+    draft.health = health(service, desired.node(), |port, family| join(port, family, &slices));
     let wish = Wish::of(service, ground);
     let mut held: BTreeMap<(usize, Family), Vec<&Claim>> = BTreeMap::new();
     for claim in claims {
@@ -219,13 +219,12 @@ fn sources(service: &Service, family: Family, desired: &Desired) -> Option<Arc<P
     Prefixes::new(&ranges).ok().map(Arc::new)
 }
 
+/// The endpoints of a service port, each with the slice it is of, by where they listen.
+pub(super) type Joined<'a> = BTreeMap<(IpAddr, u16), (&'a Endpoint, &'a Slice)>;
+
 /// The endpoints of a service port: those of slice ports with its name and protocol. A pod that runs beats one
 /// that is terminating and had the same address; among several that run the last slice by name wins.
-pub(super) fn join<'a>(
-    port: &Port,
-    family: Family,
-    slices: &[Accepted<'a>],
-) -> BTreeMap<(IpAddr, u16), (&'a Endpoint, &'a Slice)> {
+pub(super) fn join<'a>(port: &Port, family: Family, slices: &[Accepted<'a>]) -> Joined<'a> {
     let mut joined = BTreeMap::new();
     for &Accepted { slice, ref endpoints, .. } in slices {
         let ports =

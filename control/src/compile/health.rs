@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use dataplane::packet::tuple::Family;
 
 use crate::categorize::is_local;
-use crate::model::{Endpoint, Node, Service};
+use crate::compile::draft::Joined;
+use crate::model::{Node, Port, Service};
 
 /// The answer at a `healthCheckNodePort`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,17 +22,20 @@ pub struct Health {
     pub families: [bool; 2],
 }
 
-/// None when nobody is to ask. Endpoints that are terminating do not count, also while traffic falls back to them.
+/// None when nobody is to ask. `joined` are the endpoints of a port: one that joins none is nowhere to send to. Those that
+/// are terminating do not count, also while traffic falls back to them.
 pub(super) fn health<'a>(
     service: &Service,
-    endpoints: impl Iterator<Item = &'a &'a Endpoint>,
     node: &Node,
+    joined: impl Fn(&Port, Family) -> Joined<'a>,
 ) -> Option<Health> {
     let port = service.health_check_port?;
-    let ready = endpoints.filter(|endpoint| endpoint.ready && is_local(endpoint, node));
-    let ready: BTreeSet<IpAddr> = ready.map(|endpoint| endpoint.addr).collect();
     let has = |family| service.cluster_ips.iter().any(|addr| Family::of(*addr) == family);
-    let of = |family| ready.iter().filter(|addr| Family::of(**addr) == family).count();
+    let of = |family| {
+        let all = service.ports.iter().flat_map(|port| joined(port, family));
+        let ready = all.filter(|(_, (endpoint, _))| endpoint.ready && is_local(endpoint, node));
+        ready.map(|((addr, _), _)| addr).collect::<BTreeSet<IpAddr>>().len()
+    };
     let families = [has(Family::V4), has(Family::V6)];
     Some(Health { port, ready_v4: of(Family::V4), ready_v6: of(Family::V6), families })
 }

@@ -18,6 +18,12 @@ pub(super) fn of_service(service: &Service, fabric: &Snapshot, rules: &Rules) ->
             problems.push(refusal.of_frontend(object(), field(kind, 0), &addr));
         }
     }
+    if let (Some(number), Some(addr)) = (service.health_check_port, service.cluster_ips.first())
+        && let Some(refusal) = frontend_refusal(fabric, rules, *addr, FrontendKind::NodePort)
+    {
+        let what = format!("health check node port {number}");
+        problems.push(refusal.of_frontend(object(), "spec.healthCheckNodePort".into(), &what));
+    }
     let effective: BTreeSet<usize> = effective_ports(service).map(|(ordinal, _)| ordinal).collect();
     for (ordinal, port) in service.ports.iter().enumerate() {
         if let (Some(number), Some(addr)) = (port.node_port, service.cluster_ips.first())

@@ -232,7 +232,7 @@ pub struct DetectLocalFile {
     pub interface: Option<String>,
 }
 
-/// `detectLocal.mode`: what makes a client a local pod. An address of this host is none in any mode.
+/// `detectLocal.mode`: what makes a client a local pod. An address of this host is one only by a CIDR.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub enum DetectMode {
     /// Its address is in `clusterCIDRs`; in a family without one, every client keeps its address.

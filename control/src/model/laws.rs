@@ -150,10 +150,11 @@ fn read_all(value: &Value) {
                 || service.cluster_ips[0].is_ipv4() != service.cluster_ips[1].is_ipv4()
         );
         assert!(service.ports.iter().all(|port| port.port != 0 && port.node_port != Some(0)));
-        let mut frontends: Vec<_> = service.ports.iter().map(|port| (port.port, port.proto)).collect();
-        frontends.sort_unstable();
-        frontends.dedup();
-        assert_eq!(frontends.len(), service.ports.len(), "a frontend twice");
+        // The same number under two names may be there; the compiler gives it to the first.
+        let mut names: Vec<_> = service.ports.iter().map(|port| (&port.name, port.proto)).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), service.ports.len(), "a name twice");
     }
     if let Some(slice) =
         serde_json::from_value(value.clone()).ok().and_then(|object| check(endpoints::read(&object)))

@@ -22,8 +22,6 @@ pub struct Parts {
     assumed: bool,
     detect: DetectLocal,
     node_ports: NodePortAddresses,
-    /// Stands for our Node where the source has none.
-    configured_node: Node,
     here: Surroundings,
 }
 
@@ -38,7 +36,6 @@ impl Parts {
             assumed: config.service_cidrs_assumed,
             detect: config.detect_local.clone(),
             node_ports: config.node_port_addresses.clone(),
-            configured_node: config.node.clone(),
             here: Surroundings::default(),
         }
     }
@@ -68,9 +65,7 @@ impl Parts {
         fabric.service_cidrs = self.service_cidrs(desired).into_iter().collect();
         if fabric.return_path == ReturnPath::ConnMark {
             fabric.local = Arc::new(local_map(&self.detect, &self.here, desired.node()));
-            let node =
-                if desired.node().addresses.is_empty() { &self.configured_node } else { desired.node() };
-            fabric.node_addresses = self.node_ports.accepted(node, &self.here.hosts);
+            fabric.node_addresses = self.node_ports.accepted(desired.node(), &self.here.hosts);
         }
         fabric
     }
@@ -177,7 +172,6 @@ mod tests {
             configured,
             detect,
             node_ports: NodePortAddresses::Primary,
-            configured_node: Node::default(),
             here: Surroundings { hosts, routes },
         }
     }

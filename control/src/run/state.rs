@@ -13,7 +13,7 @@ use crate::config::detect::DetectLocal;
 use crate::config::{Config, ConfigError};
 use crate::desired::Desired;
 use crate::health::HealthPorts;
-use crate::model::Problem;
+use crate::model::{Node, Problem};
 use crate::node::{LocalFrontends, Surroundings, reserved_ports};
 use crate::run::fabric::Parts;
 use crate::run::troubles::{ByObject, Troubles};
@@ -54,12 +54,15 @@ impl State {
     pub fn new(config: &Config, plane: Plane) -> Self {
         let mut compiler = Compiler::new(config.fabric()).counting(Arc::clone(plane.loads()));
         compiler.set_rules(config.rules.clone());
+        let mut desired = Desired::new(&config.node_name);
+        // Until the source says what the Node is like; one that has none never does.
+        desired.apply(Event::Node(Box::new(Node { name: config.node_name.clone(), ..config.node.clone() })));
         let mut state = Self {
             device: config.device.clone(),
             node: config.node_name.clone(),
             workers: config.workers,
             plane,
-            desired: Desired::new(&config.node_name),
+            desired,
             compiler,
             parts: Parts::new(config, reserved_ports()),
             detect: config.detect_local.clone(),

@@ -126,8 +126,7 @@ impl Row {
         let (is_pod, is_host) = (matches!(client, Party::Pod(..)), client.node() == at && !client.is_pod());
         let (outer, local) = (self.way != Way::ClusterIp, self.service.policy == Policy::Local);
         if let Party::Bridge(_) = client {
-            let why = "differs: a bridge's address is in the pods' CIDR, where kube-proxy takes it for a pod's; it is this host's";
-            return Wanted { why, kernel: Source::Client, tunway: Source::Node(at) };
+            return same("a bridge's address is in the pods' CIDR: it is a pod's", Source::Client);
         }
         if client == server && is_pod {
             if outer && local && server.node() != at {

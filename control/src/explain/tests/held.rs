@@ -60,6 +60,16 @@ fn legacy_endpoints_are_not_looked_at() {
 }
 
 #[test]
+fn what_is_wrong_with_the_manifest_is_told_with_its_place() {
+    let mut open = plain();
+    open["spec"]["type"] = json!("LoadBalancer");
+    open["spec"]["loadBalancerSourceRanges"] = json!(["nonsense"]);
+    let said = ask(&world("", &[open]), POD, VIP, "tcp");
+    let told = said.steps.iter().find(|step| step.what.starts_with("reported: ")).expect("it is told");
+    assert!(told.object.starts_with("cluster.json") && told.object.ends_with("Service ns1/web"), "{told:?}");
+}
+
+#[test]
 fn link_local_addresses_are_not_ours() {
     let world = world("", &[plain()]);
     for dst in ["169.254.169.254:80", "[fe80::1]:80"] {
