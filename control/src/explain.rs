@@ -132,7 +132,7 @@ pub fn explain(ground: &Ground<'_>, question: &Question) -> Explanation {
     if let (Some((service, set, asked)), Some(tuple)) = (served, &tuple) {
         endpoints = members(service, set);
         reason = format!("{reason}: {}", count(endpoints.len(), "endpoint"));
-        account::tell_choice(service, set, tuple, question.sport != 0, &mut steps);
+        account::tell_choice(ground, service, set, tuple, question.sport != 0, &mut steps);
         masquerade = masqueraded(world, asked, tuple, &origin, &endpoints, &mut steps);
     }
     tell_problems(ground, found.map(|(_, service)| &**service), &mut steps);

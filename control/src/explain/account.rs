@@ -9,6 +9,7 @@ use super::steps::Steps;
 use super::{Ground, key_of};
 use crate::categorize::{Fate, Topology};
 use crate::compile::{Candidate, Outcome};
+use crate::model::service::balance::{BALANCING, WEIGHTS};
 
 /// Tells of every endpoint. `asked` is the set the flow's endpoint comes from, when it gets one.
 pub(super) fn tell(ground: &Ground<'_>, service: &Service, asked: Option<Set>, steps: &mut Steps<'_>) {
@@ -99,6 +100,7 @@ const fn in_words(fate: Fate) -> (&'static str, bool, &'static str) {
 
 /// Tells how one of the set would be picked.
 pub(super) fn tell_choice(
+    ground: &Ground<'_>,
     service: &Service,
     set: Set,
     flow: &Tuple<IpAddr>,
@@ -106,7 +108,9 @@ pub(super) fn tell_choice(
     steps: &mut Steps<'_>,
 ) {
     let client = flow.src;
-    let object = format!("Service {}", key_of(&service.name).0);
+    let key = key_of(&service.name).0;
+    let asks = ground.desired.services().get(&key).is_some_and(|known| known.balance.algorithm.is_some());
+    let object = format!("Service {key}");
     if let Some(seconds) = service.affinity.as_ref().map(Sticky::seconds) {
         let what = format!(
             "ClientIP, {seconds} s: {client} gets the endpoint it had, if it had one not longer ago and that is still among these"
@@ -119,14 +123,18 @@ pub(super) fn tell_choice(
     let fixed = service.balancing.fixed(set, members, flow).filter(|_| known || by_client(selector));
     let one = fixed.and_then(backend).map(|one| format!(": {}", SocketAddr::new(one.addr, one.port)));
     let what = format!("one of these is picked {}{}", how(selector), one.unwrap_or_default());
-    steps.push(object.clone(), "metadata.annotations[tunway.dev/balancing]", what);
+    if asks {
+        steps.push(object.clone(), format!("metadata.annotations[{BALANCING}]"), what);
+    } else {
+        steps.push("Config", "loadBalancing", what);
+    }
     let weighed = (0..members.len()).filter_map(|position| {
         let (weight, of) = service.balancing.weight(set, position)?;
         let backend = backend(position)?;
         Some(format!("{} weighs {weight} of {of}", SocketAddr::new(backend.addr, backend.port)))
     });
     for weighed in weighed {
-        steps.push(object.clone(), "metadata.annotations[tunway.dev/weights]", weighed);
+        steps.push(object.clone(), format!("metadata.annotations[{WEIGHTS}]"), weighed);
     }
 }
 
@@ -137,7 +145,7 @@ fn by_client(selector: Selector) -> bool {
 /// How a selector picks.
 fn how(selector: Selector) -> String {
     match selector {
-        Selector::Random => "at random, each as likely as the others but for weights".into(),
+        Selector::Random => "at random, each as likely as the others or by its weight".into(),
         Selector::RoundRobin => "in turn".into(),
         Selector::LeastConn => "by least connections: one with the fewest active flows".into(),
         Selector::P2c => "as the one with fewer active flows of two drawn at random".into(),
