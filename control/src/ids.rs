@@ -85,6 +85,7 @@ impl Ids {
         });
         let number = spare.unwrap_or_else(|| self.endpoints.fresh());
         self.endpoints.give(&key, number);
+        self.loads.reserve(EndpointId(number));
         EndpointId(number)
     }
 

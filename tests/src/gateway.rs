@@ -142,7 +142,11 @@ impl Gateway {
 
     /// Makes the cluster as it stands the world of every engine.
     pub fn publish(&mut self, cluster: &mut Cluster) {
-        self.world = World::Ready(cluster.snapshot(|| self.region.advance_purge_epoch()));
+        let snapshot = cluster.snapshot(|| self.region.advance_purge_epoch());
+        for backend in snapshot.services().flat_map(|service| &service.backends) {
+            self.region.loads().reserve(backend.id);
+        }
+        self.world = World::Ready(snapshot);
     }
 
     /// Sends one packet through worker `worker`.

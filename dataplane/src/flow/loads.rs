@@ -15,7 +15,8 @@ const LEAF: usize = if cfg!(tunway_loom) { 4 } else { 1 << 12 };
 /// Allocations at most: 2^24 endpoints at once, and the flows of those beyond are not counted.
 const LEAVES: usize = if cfg!(tunway_loom) { 2 } else { 1 << 12 };
 
-/// Active flows by endpoint, of both families. Memory comes with the first flow of an endpoint and stays.
+/// Active flows by endpoint, of both families. Memory comes by [`Loads::reserve`], else with an endpoint's first flow, and
+/// stays.
 #[derive(Debug)]
 pub struct Loads {
     leaves: Box<[OnceLock<Box<[AtomicU32]>>]>,
@@ -34,12 +35,14 @@ impl Loads {
         self.counter(endpoint).map_or(0, |counter| counter.load(Ordering::Relaxed))
     }
 
+    /// Makes room for an endpoint, so that no worker has to.
+    pub fn reserve(&self, endpoint: EndpointId) {
+        let _ = self.made(endpoint);
+    }
+
     /// Counts one more.
     pub fn add(&self, endpoint: EndpointId) {
-        let (leaf, at) = place(endpoint);
-        let Some(leaf) = self.leaves.get(leaf) else { return };
-        let counters = leaf.get_or_init(|| (0..LEAF).map(|_| AtomicU32::new(0)).collect());
-        if let Some(counter) = counters.get(at) {
+        if let Some(counter) = self.made(endpoint) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -49,6 +52,12 @@ impl Loads {
         if let Some(counter) = self.counter(endpoint) {
             counter.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+
+    fn made(&self, endpoint: EndpointId) -> Option<&AtomicU32> {
+        let (leaf, at) = place(endpoint);
+        let leaf = self.leaves.get(leaf)?;
+        leaf.get_or_init(|| (0..LEAF).map(|_| AtomicU32::new(0)).collect()).get(at)
     }
 
     fn counter(&self, endpoint: EndpointId) -> Option<&AtomicU32> {
