@@ -119,8 +119,11 @@ pub(super) fn tell_choice(
     }
     let members = service.members(set);
     let backend = |position: usize| service.backends.get(usize::try_from(*members.get(position)?).ok()?);
-    let (selector, known) = (service.balancing.selector(), members.len() == 1 || whole);
-    let fixed = service.balancing.fixed(set, members, flow).filter(|_| known || by_client(selector));
+    if let (1, Some(only)) = (members.len(), backend(0)) {
+        return steps.push(object, "", format!("{} is the only one", SocketAddr::new(only.addr, only.port)));
+    }
+    let selector = service.balancing.selector();
+    let fixed = service.balancing.fixed(set, members, flow).filter(|_| whole || by_client(selector));
     let one = fixed.and_then(backend).map(|one| format!(": {}", SocketAddr::new(one.addr, one.port)));
     let what = format!("one of these is picked {}{}", how(selector), one.unwrap_or_default());
     if asks {

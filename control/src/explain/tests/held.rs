@@ -70,6 +70,38 @@ fn what_is_wrong_with_the_manifest_is_told_with_its_place() {
 }
 
 #[test]
+fn a_pick_that_hangs_on_the_flow_alone_is_named() {
+    let mut both = slice(json!({"addresses": ["10.180.0.1"], "nodeName": "n7"}));
+    both["endpoints"].as_array_mut().unwrap().push(json!({"addresses": ["10.180.0.2"]}));
+    let picks = |annotations: Value, client: &str| {
+        let mut web = plain();
+        web["metadata"]["annotations"] = annotations;
+        let said = ask(&world("", &[web, both.clone()]), client, VIP, "tcp");
+        assert_eq!(said.endpoints.len(), 2);
+        said.steps
+            .into_iter()
+            .filter(|step| step.what.contains("picked") || step.what.contains("weighs"))
+            .map(|step| format!("{} {}: {}", step.object, step.field, step.what))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        picks(json!({}), POD),
+        [
+            "Config loadBalancing: one of these is picked at random, each as likely as the others or by its weight"
+        ]
+    );
+    let maglev = json!({"tunway.dev/balancing": "maglev", "tunway.dev/hash-by": "client"});
+    let named: std::collections::BTreeSet<_> =
+        (1..30).flat_map(|n| picks(maglev.clone(), &format!("10.9.0.{n}"))).collect();
+    assert_eq!(named.len(), 2, "{named:?}");
+    let begins = "Service ns1/web metadata.annotations[tunway.dev/balancing]: one of these is picked by Maglev \
+        hashing of the client's address: 10.180.0.";
+    assert!(named.iter().all(|pick| pick.starts_with(begins)), "{named:?}");
+    let weighed = picks(json!({"tunway.dev/weights": "nodeName=n7:3"}), POD);
+    assert!(weighed[1].ends_with("10.180.0.1:8080 weighs 3 of 4"), "{weighed:?}");
+}
+
+#[test]
 fn link_local_addresses_are_not_ours() {
     let world = world("", &[plain()]);
     for dst in ["169.254.169.254:80", "[fe80::1]:80"] {
