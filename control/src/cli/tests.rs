@@ -84,3 +84,15 @@ fn the_socket_follows_the_device() {
     assert_eq!(at.path(), PathBuf::from("/run/tunway/tw7.sock"));
     assert_eq!(AtArgs::default().path(), PathBuf::from("/run/tunway/tunway0.sock"));
 }
+
+#[test]
+fn a_cluster_cidr_by_flag_wins_over_the_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tunway.yaml");
+    std::fs::write(&file, "apiVersion: tunway.dev/v1alpha1\nkind: Config\nclusterCIDR: 10.0.0.0/8\n")
+        .unwrap();
+    let path = file.to_str().unwrap();
+    let config = run(&["--config", path, "--cluster-cidr", "10.244.0.0/16"]).config(&machine()).unwrap();
+    let pods = vec![("10.244.0.0".parse().unwrap(), 16)];
+    assert_eq!(config.detect_local, crate::config::detect::DetectLocal::ClusterCidr(pods));
+}

@@ -298,9 +298,15 @@ impl fmt::Display for ReturnPathName {
 }
 
 impl ConfigFile {
-    /// These keys where given, else `below`'s.
+    /// These keys where given, else `below`'s. Of `clusterCIDR` and `detectLocal`, which say the same, one is enough.
     #[must_use]
-    pub fn over(self, below: Self) -> Self {
+    pub fn over(self, mut below: Self) -> Self {
+        if self.detect_local.is_some() {
+            below.cluster_cidr = None;
+        }
+        if self.cluster_cidr.is_some() {
+            below.detect_local = None;
+        }
         Self {
             load_balancing: self.load_balancing.or(below.load_balancing),
             api_version: self.api_version.or(below.api_version),
