@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex};
 use super::arena::Chunks;
 use super::hash::{Hash, SEED_WORDS, Seed};
 use super::index::Bucket;
+use super::loads::Loads;
 use super::map::Slots;
 use super::open::{NewFlow, Opened};
 use super::record::Draft;
@@ -88,7 +89,10 @@ fn table(chunks: usize) -> Arc<Table<2>> {
     for (n, word) in secret.iter_mut().enumerate() {
         *word = (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     }
-    Arc::new(Table::of(Parts { buckets, ..parts }, Seed::new(secret), 1, Arc::default(), Ttls::default()))
+    // Loom knows nothing of the standard library's cells that counters come out of: they are there already.
+    let loads: Arc<Loads> = Arc::default();
+    (0..8).map(EndpointId).for_each(|endpoint| loads.reserve(endpoint));
+    Arc::new(Table::of(Parts { buckets, ..parts }, Seed::new(secret), 1, loads, Ttls::default()))
 }
 
 const UDP: u64 = 17 << 24;

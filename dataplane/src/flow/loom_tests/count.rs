@@ -77,8 +77,6 @@ fn loom_counted_reset_beside_close() {
 /// Two workers open one flow; the one that does not takes its own count back.
 fn open_beside_open() -> String {
     let table = table(2);
-    // Loom knows nothing of the standard library's cell the counter comes out of: it is there already.
-    table.loads().reserve(ENDPOINT);
     let actors = [0, 1].map(|id| {
         let mut worker = Worker::ready(&table, id);
         loom::thread::spawn(move || (worker.open(&new(FLOW, 100), &[REPLY]).0, worker))
