@@ -35,7 +35,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Run(args) => {
             log_to_stderr(args.log.as_deref().unwrap_or("info"))?;
             let origin = args.origin(Machine::here());
-            run::run(args.config(&origin.machine)?, origin)
+            run::run(origin.given()?, origin)
         }
         Command::Demo(args) => {
             log_to_stderr("warn")?;

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::cli::Failure;
+use crate::config::file::ConfigFile;
 use crate::config::{Config, ConfigError, SourceConfig, rules};
 use crate::node::{self, Finding, Host, HostConfig, Lookout, NodeError, Surroundings};
 use crate::signal::{self, Stop};
@@ -42,22 +43,22 @@ const ASKS: usize = 16;
 /// Workers end within one turn; longer means one hangs.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Serves until a signal.
+/// Serves until a signal, by what `origin` gave.
 ///
 /// # Errors
 /// What `run` cannot do without is missing or ends.
-pub fn run(config: Config, origin: Origin) -> Result<(), Failure> {
+pub fn run(given: ConfigFile, origin: Origin) -> Result<(), Failure> {
+    let config = Config::resolve(given.clone(), &origin.machine)?;
     rules::needs_snat(config.return_path, &config.snat)?;
     let runtime = runtime()?;
     runtime.block_on(async {
         let stops = signal::catch().context("cannot catch signals")?;
+        let hangups = reload::hangups().context("cannot catch SIGHUP")?;
         let source = source(&config).await?;
-        let running = origin.given()?;
         let (tell, rereads) = mpsc::channel(1);
         let machine = origin.machine.clone();
-        let following = reload::follow(origin, tell).context("cannot catch SIGHUP")?;
-        let following = tokio::spawn(following);
-        let served = serve(config, source, stops, Some(Reloads { rereads, running, machine })).await;
+        let following = tokio::spawn(reload::follow(origin, hangups, tell));
+        let served = serve(config, source, stops, Some(Reloads { rereads, running: given, machine })).await;
         following.abort();
         served
     })

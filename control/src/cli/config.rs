@@ -7,7 +7,7 @@ use clap::Subcommand;
 
 use super::Failure;
 use crate::config::file::ConfigFile;
-use crate::config::{Config, ConfigError, Machine, kube_proxy, read, write};
+use crate::config::{Config, ConfigError, Machine, kube_proxy, read, rules, write};
 
 /// The commands about files.
 #[derive(Clone, Debug, Subcommand)]
@@ -39,7 +39,8 @@ pub enum ConfigCommand {
 pub fn run(command: &ConfigCommand, machine: &Machine, out: &mut dyn Write) -> Result<(), Failure> {
     let text = match command {
         ConfigCommand::Check { file } => {
-            Config::load(Some(file), ConfigFile::default(), machine)?;
+            let config = Config::load(Some(file), ConfigFile::default(), machine)?;
+            rules::needs_snat(config.return_path, &config.snat)?;
             format!("{}: good\n", file.display())
         }
         ConfigCommand::Print { file } => {
@@ -91,6 +92,8 @@ mod tests {
         std::fs::write(&file, format!("{head}workers: 99\n")).unwrap();
         let failure = ran(&check).unwrap_err();
         assert!(failure.to_string().contains("workers") && failure.exit_code() == super::super::EX_USAGE);
+        std::fs::write(&file, format!("{head}returnPath: masquerade\n")).unwrap();
+        assert!(ran(&check).unwrap_err().to_string().contains("snatAddresses"));
         std::fs::remove_file(&file).unwrap();
         assert!(ran(&check).unwrap_err().to_string().contains("tunway.yaml"));
     }

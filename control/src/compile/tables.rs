@@ -15,6 +15,8 @@ pub(super) struct Tables {
     wanted: BTreeMap<Rank, usize>,
     ranks: HashMap<Arc<ObjectKey>, i64>,
     granted: BTreeSet<Arc<ObjectKey>>,
+    /// For what it was last decided.
+    decided: Option<usize>,
 }
 
 impl Tables {
@@ -25,8 +27,10 @@ impl Tables {
 
     /// The Service, made then, wants so many bytes for its tables; 0: none.
     pub(super) fn want(&mut self, key: &Arc<ObjectKey>, created: i64, bytes: usize) {
-        if let Some(before) = self.ranks.remove(key) {
-            self.wanted.remove(&(before, Arc::clone(key)));
+        let before = self.ranks.remove(key);
+        let wanted = before.and_then(|before| self.wanted.remove(&(before, Arc::clone(key))));
+        if (before, wanted.unwrap_or_default()) != ((bytes > 0).then_some(created), bytes) {
+            self.decided = None;
         }
         if bytes > 0 {
             self.ranks.insert(Arc::clone(key), created);
@@ -36,6 +40,9 @@ impl Tables {
 
     /// Decides anew who gets tables within so many bytes: those for whom that changed.
     pub(super) fn decide(&mut self, budget: usize) -> Vec<Arc<ObjectKey>> {
+        if self.decided.replace(budget) == Some(budget) {
+            return Vec::new();
+        }
         let mut left = budget;
         let mut granted = BTreeSet::new();
         for ((_, key), bytes) in &self.wanted {

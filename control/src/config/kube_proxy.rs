@@ -4,6 +4,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
+use dataplane::clock::Tick;
 use serde_json::Value;
 
 use super::ConfigError;
@@ -120,6 +121,10 @@ struct Reading<'a> {
 impl Reading<'_> {
     fn read(&mut self) -> Checked<()> {
         let mode = self.text("mode")?.unwrap_or_else(|| "iptables".to_owned());
+        if !["iptables", "ipvs", "nftables"].contains(&mode.as_str()) {
+            let what = format_args!("{mode:?} is no mode of kube-proxy on Linux").to_string();
+            return Err(ConfigError::new("mode", what, "iptables, ipvs or nftables"));
+        }
         self.translation.file.api_version = Some(API_VERSION.to_owned());
         self.translation.file.kind = Some(KIND.to_owned());
         self.detect_local()?;
@@ -186,16 +191,27 @@ impl Reading<'_> {
             }
         };
         if mode.is_some() {
-            self.take("detectLocalMode", "detectLocal.mode".to_owned());
+            let what = if file.is_some() { "detectLocal.mode" } else { "clusterCIDR, which is the default" };
+            self.take("detectLocalMode", what.to_owned());
         }
         self.translation.file.detect_local = file;
         Ok(())
     }
 
-    /// Without any, kube-proxy's older modes take node ports at every address, and only its nftables mode at the primary.
+    /// Without any, kube-proxy's older modes take node ports at every address, and only its nftables mode at the primary. A
+    /// family without a CIDR among those of the other is open to all of its addresses.
     fn node_ports(&mut self, mode: &str) -> Checked<()> {
-        let given = self.list("nodePortAddresses")?;
+        let mut given = self.list("nodePortAddresses")?;
         if !given.is_empty() {
+            let primary = given.iter().any(|cidr| cidr == "primary");
+            for (all, is_there) in [
+                ("0.0.0.0/0", given.iter().any(|cidr| !cidr.contains(':'))),
+                ("::/0", given.iter().any(|cidr| cidr.contains(':'))),
+            ] {
+                if !(primary || is_there) {
+                    given.push(all.to_owned());
+                }
+            }
             self.take("nodePortAddresses", format!("nodePortAddresses: [{}]", given.join(", ")));
             self.translation.file.node_port_addresses = Some(given);
         } else if mode != "nftables" {
@@ -218,11 +234,13 @@ impl Reading<'_> {
             let seconds = seconds(&text).ok_or_else(|| {
                 ConfigError::new(key, format_args!("{text:?} is no duration"), "as 24h0m0s")
             })?;
+            let kept = seconds.min(Tick::MAX_TTL);
             if seconds == 0 {
                 self.leave(key, "0 leaves the default".to_owned());
             } else {
-                self.take(key, format!("timeouts.{name}: {seconds} s"));
-                *timeout = Some(seconds);
+                let least = if kept < seconds { ", the longest there is" } else { "" };
+                self.take(key, format!("timeouts.{name}: {kept} s{least}"));
+                *timeout = Some(kept);
             }
         }
         self.translation.file.timeouts = (timeouts != Timeouts::default()).then_some(timeouts);
@@ -333,7 +351,9 @@ impl Translation {
                 let _ = writeln!(text, "# {title}");
             }
             for Note { key, what } in notes {
-                let _ = writeln!(text, "#   {key}: {what}");
+                // A comment ends with its line, whatever a key or value has in it.
+                let line = format!("#   {key}: {what}").replace(char::is_control, " ");
+                let _ = writeln!(text, "{line}");
             }
         }
         for line in to_yaml(&self.file)?.lines() {

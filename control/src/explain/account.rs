@@ -109,7 +109,11 @@ pub(super) fn tell_choice(
 ) {
     let client = flow.src;
     let key = key_of(&service.name).0;
-    let asks = ground.desired.services().get(&key).is_some_and(|known| known.balance.algorithm.is_some());
+    let asks = ground
+        .desired
+        .services()
+        .get(&key)
+        .is_some_and(|known| known.balance.algorithm.is_some() || known.balance.hash_by.is_some());
     let object = format!("Service {key}");
     if let Some(seconds) = service.affinity.as_ref().map(Sticky::seconds) {
         let what = format!(

@@ -178,7 +178,9 @@ impl<S: Steering> Lifecycle<S> {
         let merged = reread.outcome.and_then(|new| reload::merge(&reloads.running, &new, &reloads.machine));
         match merged {
             Ok((running, config, changes)) => {
-                tracing::info!(changes = changes.len(), "the configuration file was read again");
+                if reread.asked || !changes.is_empty() {
+                    tracing::info!(changes = changes.len(), "the configuration file was read again");
+                }
                 changes.iter().for_each(Change::log);
                 reloads.running = running;
                 self.drain = config.drain;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -31,6 +31,8 @@ pub struct Origin {
 /// The file was read again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reread {
+    /// Somebody asked for it.
+    pub asked: bool,
     /// What it says, under the flags, and what that means; or what is wrong with it.
     pub outcome: Result<Box<ConfigFile>, ConfigError>,
 }
@@ -71,42 +73,54 @@ impl Origin {
         Ok(given)
     }
 
+    /// A pipe, say, can be read once only, and not at all without waiting.
     fn text(&self) -> Option<Vec<u8>> {
-        self.path.as_ref().and_then(|path| std::fs::read(path).ok())
+        let file =
+            self.path.as_ref().filter(|path| std::fs::metadata(path).is_ok_and(|file| file.is_file()))?;
+        std::fs::read(file).ok()
+    }
+
+    fn is_a_pipe(&self) -> bool {
+        let path = self.path.as_ref();
+        path.is_none_or(|path| std::fs::metadata(path).is_ok_and(|file| !file.is_file()))
     }
 }
 
-/// Tells of the file whenever it has changed, and at SIGHUP. Ends when nobody listens.
+/// Catches SIGHUP from now on: without a hand that catches it, it ends a process.
 ///
 /// # Errors
 /// The system gives no signal handler.
-pub fn follow(origin: Origin, tell: mpsc::Sender<Reread>) -> io::Result<impl Future<Output = ()>> {
-    let mut hangups = signal(SignalKind::hangup())?;
-    let mut told = origin.text();
-    Ok(async move {
-        let mut seen = told.clone();
-        loop {
-            let asked = tokio::select! {
-                _ = hangups.recv() => true,
-                () = sleep(LOOK) => false,
-            };
-            let now = origin.text();
-            // One that is being written is left alone until it rests.
-            let rests = now == seen;
-            seen.clone_from(&now);
-            if asked && origin.path.is_none() {
-                tracing::info!("SIGHUP: no configuration file was given, so there is nothing to read again");
-                continue;
+pub fn hangups() -> io::Result<Signal> {
+    signal(SignalKind::hangup())
+}
+
+/// Tells of the file once, whenever it has changed, and at SIGHUP. Ends when nobody listens.
+pub async fn follow(origin: Origin, mut hangups: Signal, tell: mpsc::Sender<Reread>) {
+    // It may have changed since it was read for the start.
+    let (mut told, mut seen) = (None, None);
+    loop {
+        let asked = tokio::select! {
+            _ = hangups.recv() => true,
+            () = sleep(LOOK) => false,
+        };
+        if origin.is_a_pipe() {
+            if asked {
+                tracing::info!("SIGHUP: there is no configuration file that could be read again");
             }
-            if !(asked || (rests && now != told)) {
-                continue;
-            }
-            told = now;
-            if tell.send(Reread { outcome: origin.given().map(Box::new) }).await.is_err() {
-                return;
-            }
+            continue;
         }
-    })
+        let now = Some(origin.text());
+        // One that is being written is left alone until it rests.
+        let rests = now == seen;
+        seen.clone_from(&now);
+        if !(asked || (rests && now != told)) {
+            continue;
+        }
+        told = now;
+        if tell.send(Reread { asked, outcome: origin.given().map(Box::new) }).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// What a run goes on with when its file says something else: the values that need no new start, the old ones of all
@@ -146,7 +160,8 @@ fn keys((config, given): (&Config, &ConfigFile)) -> Map<String, Value> {
 /// Takes the new value of a key over, if it can be in force without a new start.
 fn take(key: &str, new: &ConfigFile, merged: &mut ConfigFile, by_link: bool) -> bool {
     match key {
-        "serviceCIDRs" => merged.service_cidrs.clone_from(&new.service_cidrs),
+        // At the start it is made sure that the API server lies in none of them.
+        "serviceCIDRs" if from_files(merged) => merged.service_cidrs.clone_from(&new.service_cidrs),
         // Which links lead to pods is followed from the start on.
         "detectLocal" | "clusterCIDR" if !by_link => {
             merged.detect_local.clone_from(&new.detect_local);
@@ -160,6 +175,10 @@ fn take(key: &str, new: &ConfigFile, merged: &mut ConfigFile, by_link: bool) -> 
         _ => return false,
     }
     true
+}
+
+fn from_files(file: &ConfigFile) -> bool {
+    file.source.as_ref().is_some_and(|source| source.manifests.is_some())
 }
 
 impl Change {
@@ -180,7 +199,8 @@ impl Change {
 #[cfg(test)]
 mod tests {
 
-    use nix::sys::signal::{Signal, raise};
+    use nix::sys::signal::Signal::SIGHUP;
+    use nix::sys::signal::raise;
     use tokio::time::timeout;
 
     use super::*;
@@ -206,12 +226,15 @@ mod tests {
 
     #[test]
     fn what_needs_no_new_start_is_taken_over_and_the_rest_stays_as_it_is() {
-        let new = "serviceCIDRs: [10.200.0.0/16]\nmasqueradeAll: true\nexternalIPs: {allow: [203.0.113.0/24]}\n\
+        let source = "source: {manifests: /etc/m}\nreturnPath: connmark\n";
+        let new = format!(
+            "{source}serviceCIDRs: [10.200.0.0/16]\nmasqueradeAll: true\nexternalIPs: {{allow: [203.0.113.0/24]}}\n\
             clusterCIDR: 10.244.0.0/16\nnodePortAddresses: [10.0.0.0/8]\ndrainSeconds: 9\n\
-            loadBalancing: {algorithm: p2c}\nworkers: 1\ntimeouts: {udp: 7}\nmarks: {packet: 0x10000}\n";
-        let (config, told) = changes("", new);
-        let old = Config::resolve(file(""), &machine()).unwrap();
-        let wanted = Config::resolve(file(new), &machine()).unwrap();
+            loadBalancing: {{algorithm: p2c}}\nworkers: 1\ntimeouts: {{udp: 7}}\nmarks: {{packet: 0x10000}}\n"
+        );
+        let (config, told) = changes(source, &new);
+        let old = Config::resolve(file(source), &machine()).unwrap();
+        let wanted = Config::resolve(file(&new), &machine()).unwrap();
         assert_eq!(
             config,
             Config { workers: old.workers, timeouts: old.timeouts.clone(), marks: old.marks, ..wanted }
@@ -230,7 +253,9 @@ mod tests {
             ("workers", false),
         ];
         assert_eq!(told, names(&keys));
-        assert_eq!(changes(new, new).1, []);
+        assert_eq!(changes(&new, &new).1, []);
+        // Where an API server is asked, its address must not come to lie in one.
+        assert_eq!(changes("", "serviceCIDRs: [10.200.0.0/16]\n").1, names(&[("serviceCIDRs", false)]));
     }
 
     #[test]
@@ -259,11 +284,15 @@ mod tests {
             let flags = ConfigFile { device: Some("t1".into()), ..ConfigFile::default() };
             let origin = Origin { path: Some(path.clone()), flags, machine: machine() };
             let (tell, mut told) = mpsc::channel(1);
-            tokio::spawn(follow(origin, tell).unwrap());
+            tokio::spawn(follow(origin, hangups().unwrap(), tell));
             let limit = Duration::from_secs(20);
-            raise(Signal::SIGHUP).unwrap();
+            raise(SIGHUP).unwrap();
             let asked = timeout(limit, told.recv()).await.unwrap().unwrap();
-            assert_eq!(asked.outcome.unwrap().device.as_deref(), Some("t1"), "flags stay");
+            assert_eq!(
+                (asked.asked, asked.outcome.unwrap().device.as_deref()),
+                (true, Some("t1")),
+                "flags stay"
+            );
             write("device: t2\nmasqueradeAll: true\n");
             let start = tokio::time::Instant::now();
             let changed = timeout(limit, told.recv()).await.unwrap().unwrap().outcome.unwrap();

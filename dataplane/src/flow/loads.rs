@@ -32,7 +32,9 @@ impl Loads {
     /// Flows of an endpoint that are active; 0 when there never was one.
     #[must_use]
     pub fn active(&self, endpoint: EndpointId) -> u32 {
-        self.counter(endpoint).map_or(0, |counter| counter.load(Ordering::Relaxed))
+        // A flow that begins to close right after it was counted may be taken back first: less than none is none.
+        let counted = self.counter(endpoint).map_or(0, |counter| counter.load(Ordering::Relaxed));
+        counted.cast_signed().max(0).cast_unsigned()
     }
 
     /// Makes room for an endpoint, so that no worker has to.
@@ -85,6 +87,10 @@ mod tests {
         assert_eq!(ids.map(|id| loads.active(id)), [1, 2, 3, 4, 5]);
         ids.iter().for_each(|id| loads.remove(*id));
         assert_eq!(ids.map(|id| loads.active(id)), [0, 1, 2, 3, 4]);
+        loads.remove(EndpointId(0));
+        assert_eq!(loads.active(EndpointId(0)), 0, "taken back before it was counted");
+        loads.add(EndpointId(0));
+        assert_eq!(loads.active(EndpointId(0)), 0);
         let far = EndpointId(1 << 24);
         loads.add(far);
         loads.remove(far);

@@ -33,9 +33,10 @@ struct Shares {
     table: Box<[u16]>,
 }
 
-/// Whose turn it is. No two are different: it is no part of what a service port is.
+/// Whose turn it is, in the cluster set and in the local one. No two are different: it is no part of what a service port
+/// is.
 #[derive(Clone, Debug, Default)]
-struct Turn(Arc<AtomicU32>);
+struct Turn(Arc<[AtomicU32; 2]>);
 
 impl PartialEq for Turn {
     fn eq(&self, _: &Self) -> bool {
@@ -124,20 +125,20 @@ impl Balancing {
         flow: &Tuple<IpAddr>,
         live: &mut L,
     ) -> Option<usize> {
-        let among = Among { shares: self.shares(set), members, backends };
-        match members.len() {
-            0 => return None,
-            // Nothing to choose; weights of one alone mean nothing.
-            1 => return Some(0),
-            _ => {}
+        if members.is_empty() {
+            return None;
         }
+        if let Some(fixed) = self.fixed(set, members, flow) {
+            return Some(fixed);
+        }
+        let among = Among { shares: self.shares(set), members, backends };
         match self.selector {
             Selector::Random => among.draw(live),
-            Selector::RoundRobin => among.next(self.turn.0.fetch_add(1, Ordering::Relaxed)),
+            Selector::RoundRobin => among.next(self.turn.0[set as usize].fetch_add(1, Ordering::Relaxed)),
             Selector::LeastConn if members.len() <= Selector::LOOKED_AT => among.least_loaded(live),
             Selector::LeastConn | Selector::P2c => among.less_loaded_of_two(live),
-            Selector::Hrw(by) => among.highest(&self.hashes, by.hash(self.seed, flow)),
-            Selector::Maglev(by) => among.tabled(by.hash(self.seed, flow)),
+            // Both are fixed by the flow.
+            Selector::Hrw(_) | Selector::Maglev(_) => None,
         }
     }
 
@@ -146,6 +147,7 @@ impl Balancing {
     pub fn fixed(&self, set: Set, members: &[u32], flow: &Tuple<IpAddr>) -> Option<usize> {
         let among = Among { shares: self.shares(set), members, backends: &[] };
         match self.selector {
+            // Nothing to choose; the weight of one alone means nothing.
             _ if members.len() == 1 => Some(0),
             Selector::Random | Selector::RoundRobin | Selector::LeastConn | Selector::P2c => None,
             Selector::Hrw(by) => among.highest(&self.hashes, by.hash(self.seed, flow)),

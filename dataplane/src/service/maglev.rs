@@ -20,8 +20,8 @@ const SIZES: [(usize, usize); 11] = [
     (usize::MAX, 65_537),
 ];
 
-/// Endpoints a table has room for with a share for each.
-pub(super) const MAX_MEMBERS: usize = 65_535;
+/// Endpoints a table is made for: more would have shares too uneven, and take too long on the way of a change.
+pub(super) const MAX_MEMBERS: usize = 10_000;
 
 /// Slots of the table for so many endpoints.
 pub(super) fn slots(members: usize) -> usize {
@@ -29,21 +29,25 @@ pub(super) fn slots(members: usize) -> usize {
 }
 
 /// The table: for each slot the position of an endpoint in its set. `hashes` has one for each endpoint, `weight` says
-/// how often it may claim a slot compared with the others; one with 0 gets none. `None`: nobody may.
+/// how often it may claim a slot compared with the others: at least once, but for one with 0. `None`: nobody may.
 pub(super) fn table(hashes: &[u64], weight: impl Fn(usize) -> u32) -> Option<Box<[u16]>> {
     const FREE: u16 = u16::MAX;
     let slots = slots(hashes.len());
-    let heaviest = (0..hashes.len()).map(&weight).max().filter(|heaviest| *heaviest > 0)?;
-    if hashes.len() > MAX_MEMBERS {
-        return None;
-    }
-    let mut turns: Vec<Turns> = hashes.iter().map(|hash| Turns::new(*hash, slots as u64)).collect();
+    let members =
+        (0..FREE).zip(hashes).map(|(position, hash)| (position, hash, weight(usize::from(position))));
+    let members: Vec<_> = members.filter(|(.., weight)| *weight > 0).collect();
+    let heaviest =
+        members.iter().map(|(.., weight)| *weight).max().filter(|_| hashes.len() <= MAX_MEMBERS)?;
+    // Everybody's first turn comes at once.
+    let first = |weight: &u32| heaviest - weight;
+    let turns = members.iter().map(|(_, hash, weight)| Turns::new(**hash, slots as u64, first(weight)));
+    let mut turns: Vec<Turns> = turns.collect();
     let mut table = vec![FREE; slots];
     let mut left = slots;
     while left > 0 {
-        for (position, turns) in (0..FREE).zip(&mut turns) {
+        for ((position, _, weight), turns) in members.iter().zip(&mut turns) {
             // The heaviest claims at every turn, another one whenever its share has added up to a turn.
-            turns.saved += weight(usize::from(position));
+            turns.saved += weight;
             if turns.saved < heaviest {
                 continue;
             }
@@ -51,7 +55,7 @@ pub(super) fn table(hashes: &[u64], weight: impl Fn(usize) -> u32) -> Option<Box
             // A free slot is in every permutation.
             while let Some(slot) = table.get_mut(turns.next()) {
                 if *slot == FREE {
-                    *slot = position;
+                    *slot = *position;
                     left -= 1;
                     break;
                 }
@@ -73,8 +77,8 @@ struct Turns {
 }
 
 impl Turns {
-    fn new(hash: u64, slots: u64) -> Self {
-        Self { at: mix(hash, 1) % slots, skip: mix(hash, 2) % (slots - 1) + 1, slots, saved: 0 }
+    fn new(hash: u64, slots: u64, saved: u32) -> Self {
+        Self { at: mix(hash, 1) % slots, skip: mix(hash, 2) % (slots - 1) + 1, slots, saved }
     }
 
     fn next(&mut self) -> usize {
@@ -130,6 +134,8 @@ mod tests {
             let due = table.len() as f64 * f64::from(weight) / 8.0;
             assert!((*share as f64 - due).abs() <= 2.0, "{share} slots for weight {weight}, {due} are due");
         }
+        let scarce = super::table(&hashes(2), |n| [1, 1_000][n]).unwrap();
+        assert!(self::shares(&scarce, 2)[0] >= 1, "a share under a slot is still one");
         assert_eq!(super::table(&hashes(3), |_| 0), None);
         assert_eq!(super::table(&[], |_| 1), None);
     }

@@ -159,6 +159,17 @@ fn what_a_mode_does_without_being_asked_is_taken_over() {
     );
     let primary = translate(&minimal("mode: nftables\n")).unwrap();
     assert_eq!(primary.file.node_port_addresses, None);
+    let one = translate(&minimal("nodePortAddresses: [192.168.0.0/16]\n")).unwrap();
+    assert_eq!(
+        one.file.node_port_addresses.as_deref(),
+        Some(&["192.168.0.0/16".to_owned(), "::/0".to_owned()][..])
+    );
+    let long = translate(&minimal("conntrack: {tcpEstablishedTimeout: 168h0m0s}\n")).unwrap();
+    assert_eq!(resolved(&long).timeouts.tcp_established, 524_287);
+    let nasty = translate(&minimal("\"a\\nworkers: 1\": 3\n")).unwrap();
+    assert_eq!(nasty.left.len(), 1);
+    assert_ne!(resolved(&nasty).workers, 0, "a key ends no comment");
+    assert_eq!(parse(&nasty.render().unwrap()).unwrap().workers, None);
     let other = translate(&minimal("mode: ipvs\nipvs: {scheduler: sed}\n")).unwrap();
     assert_eq!(other.file.load_balancing, None);
     assert!(other.left.iter().any(|note| note.key == "ipvs.scheduler" && note.what.contains("random")));
@@ -172,6 +183,7 @@ fn what_cannot_be_understood_names_its_key() {
         ("kind: KubeProxyConfiguration\n".to_owned(), "apiVersion"),
         (minimal("").replace("Proxy", "let"), "kind"),
         (minimal("detectLocalMode: Guess\n"), "detectLocalMode"),
+        (minimal("mode: userspace\n"), "mode"),
         (minimal("detectLocalMode: BridgeInterface\n"), "detectLocal.bridgeInterface"),
         (minimal("clusterCIDR: 7\n"), "clusterCIDR"),
         (minimal("iptables: {masqueradeAll: sometimes}\n"), "iptables.masqueradeAll"),

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{Sender, channel};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::config::file::ConfigFile;
+use crate::config::file::{ConfigFile, SourceFile};
 use crate::config::{Config, Machine};
 use crate::fixtures::{self, slice};
 use crate::model::{Port, Service};
@@ -139,6 +139,7 @@ fn play_as(
         max_flows: Some(crate::config::file::MaxFlows { ipv4: Some(4096), ipv6: Some(4096) }),
         return_path: Some(crate::config::file::ReturnPathName::Masquerade),
         snat_addresses: Some(vec!["192.0.2.1".parse().unwrap()]),
+        source: Some(SourceFile { manifests: Some("/etc/m".into()), kubernetes: None }),
         ..ConfigFile::default()
     };
     let machine = Machine { node_name: None, host_name: "n1".into(), cores: 1 };

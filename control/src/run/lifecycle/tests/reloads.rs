@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::ConfigError;
-use crate::config::file::{ConfigFile, ExternalIpsFile, LoadBalancingFile};
+use crate::config::file::{ConfigFile, ExternalIpsFile, LoadBalancingFile, SourceFile};
 
 /// The file of [`play`] with a change.
 fn file(change: impl FnOnce(&mut ConfigFile)) -> Reread {
@@ -10,10 +10,11 @@ fn file(change: impl FnOnce(&mut ConfigFile)) -> Reread {
         max_flows: Some(crate::config::file::MaxFlows { ipv4: Some(4096), ipv6: Some(4096) }),
         return_path: Some(crate::config::file::ReturnPathName::Masquerade),
         snat_addresses: Some(vec!["192.0.2.1".parse().unwrap()]),
+        source: Some(SourceFile { manifests: Some("/etc/m".into()), kubernetes: None }),
         ..ConfigFile::default()
     };
     change(&mut file);
-    Reread { outcome: Ok(Box::new(file)) }
+    Reread { asked: false, outcome: Ok(Box::new(file)) }
 }
 
 fn web() -> Service {
@@ -53,7 +54,7 @@ fn a_bad_file_is_told_of_until_it_is_good_and_the_last_good_one_goes_on() {
         outside.list(vec![web()]).await;
         let first = outside.until(|status| status.ready).await;
         let bad = ConfigError::new("masquerade", "unknown field", "did you mean `masqueradeAll`?");
-        outside.files.send(Reread { outcome: Err(bad) }).await.unwrap();
+        outside.files.send(Reread { asked: true, outcome: Err(bad) }).await.unwrap();
         let told = |services: &Services| services.problems.iter().any(|problem| problem.object == "Config");
         let blamed = outside.until_services(told).await;
         assert_eq!(blamed.status.generation, first.generation);
