@@ -33,8 +33,12 @@ impl Loads {
     #[must_use]
     pub fn active(&self, endpoint: EndpointId) -> u32 {
         // A flow that begins to close right after it was counted may be taken back first: less than none is none.
-        let counted = self.counter(endpoint).map_or(0, |counter| counter.load(Ordering::Relaxed));
-        counted.cast_signed().max(0).cast_unsigned()
+        self.balance(endpoint).max(0).cast_unsigned()
+    }
+
+    /// What was added and not taken back; below 0 only while a worker is about to add.
+    pub(super) fn balance(&self, endpoint: EndpointId) -> i32 {
+        self.counter(endpoint).map_or(0, |counter| counter.load(Ordering::Relaxed)).cast_signed()
     }
 
     /// Makes room for an endpoint, so that no worker has to.

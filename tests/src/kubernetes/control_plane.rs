@@ -140,7 +140,7 @@ impl ControlPlane {
     /// # Errors
     /// It does not run.
     pub fn pause_api_server(&self) -> io::Result<()> {
-        self.server.signal(Signal::SIGSTOP)
+        self.server.pause()
     }
 
     /// Lets it go on.

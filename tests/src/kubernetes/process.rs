@@ -104,6 +104,24 @@ impl Daemon {
         }
     }
 
+    /// Stops it (SIGSTOP) and returns once every thread of it stands: until then one of them may still answer.
+    ///
+    /// # Errors
+    /// It does not run, or does not stand after some seconds.
+    pub fn pause(&self) -> io::Result<()> {
+        self.signal(Signal::SIGSTOP)?;
+        let Some(id) = self.child().as_ref().map(Child::id) else {
+            return Err(io::Error::other(format!("{} does not run", self.name)));
+        };
+        for _ in 0..5_000 {
+            if stands(id)? {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        Err(io::Error::other(format!("{} goes on after SIGSTOP", self.name)))
+    }
+
     /// Ends it by this signal and waits for its end; SIGKILL follows when it takes too long.
     ///
     /// # Errors
@@ -231,6 +249,18 @@ pub fn run(command: &mut Command, input: &str, limit: Duration) -> io::Result<Ou
         let text = |reader: thread::ScopedJoinHandle<'_, String>| reader.join().unwrap_or_default();
         Ok(Output { code, stdout: text(stdout), stderr: text(stderr) })
     })
+}
+
+/// Every thread of the process is stopped by a signal.
+fn stands(id: u32) -> io::Result<bool> {
+    for task in fs::read_dir(format!("/proc/{id}/task"))? {
+        // A thread that ended meanwhile stands, too.
+        let status = fs::read_to_string(task?.path().join("status")).unwrap_or_default();
+        if !status.is_empty() && !status.contains("\nState:\tT") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn pid(child: &Child) -> io::Result<Pid> {

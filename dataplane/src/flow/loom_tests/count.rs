@@ -20,10 +20,10 @@ fn established() -> (Arc<Table<2>>, Worker, Hit<2>) {
     (table, owner, hit)
 }
 
-fn assert_counted_once(table: &Table<2>, hit: &Hit<2>) -> u32 {
+fn assert_counted_once(table: &Table<2>, hit: &Hit<2>) -> i32 {
     let state = table.record(hit.ix).state.state();
-    let active = table.loads().active(ENDPOINT);
-    assert_eq!(active, u32::from(state.flags().has(Flags::COUNTED)), "the counter is not the flows'");
+    let active = table.loads().balance(ENDPOINT);
+    assert_eq!(active, i32::from(state.flags().has(Flags::COUNTED)), "the counter is not the flows'");
     active
 }
 
@@ -82,8 +82,8 @@ fn open_beside_open() -> String {
         loom::thread::spawn(move || (worker.open(&new(FLOW, 100), &[REPLY]).0, worker))
     });
     let opened = actors.map(|actor| actor.join().unwrap());
-    let live = u32::from(find(&table, FLOW).is_some());
-    assert_eq!(table.loads().active(ENDPOINT), live, "the counter is not the flows'");
+    let live = i32::from(find(&table, FLOW).is_some());
+    assert_eq!(table.loads().balance(ENDPOINT), live, "the counter is not the flows'");
     format!("{} {}", name(&opened[0].0), name(&opened[1].0))
 }
 
