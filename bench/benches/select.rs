@@ -3,12 +3,13 @@
 
 use std::hint::black_box;
 
-use bench::balance::{ALGORITHMS, Worker, flow, service};
+use bench::balance::{Worker, flow, service};
 use criterion::Criterion;
+use dataplane::service::Selector;
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
-    for selector in ALGORITHMS {
+    for selector in Selector::ALL {
         for count in [2_u32, 10, 32, 100, 1_000] {
             let numbers: Vec<u32> = (0..count).collect();
             let service = service(selector, &numbers, &[]);

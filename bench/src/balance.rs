@@ -7,20 +7,8 @@ use dataplane::flow::Loads;
 use dataplane::ids::{EndpointId, ServiceId};
 use dataplane::packet::tuple::{Proto, Tuple};
 use dataplane::service::{
-    Backend, Balancing, HashBy, Live, NoReasons, Seat, Selector, Service, Set, SvcPort, choose,
+    Backend, Balancing, Live, NoReasons, Seat, Selector, Service, Set, SvcPort, choose,
 };
-
-/// Every algorithm.
-pub const ALGORITHMS: [Selector; 8] = [
-    Selector::Random,
-    Selector::RoundRobin,
-    Selector::LeastConn,
-    Selector::P2c,
-    Selector::Hrw(HashBy::Tuple),
-    Selector::Hrw(HashBy::Client),
-    Selector::Maglev(HashBy::Tuple),
-    Selector::Maglev(HashBy::Client),
-];
 
 /// Endpoints of these numbers behind one ClusterIP, with weights; none: all weigh the same.
 #[must_use]

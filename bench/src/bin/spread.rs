@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use bench::balance::{ALGORITHMS, Worker, flow, service};
+use bench::balance::{Worker, flow, service};
 use clap::Parser;
 use dataplane::ids::EndpointId;
 use dataplane::service::{Selector, Service};
@@ -38,7 +38,7 @@ fn main() -> io::Result<()> {
         "{:<22} {:>8} {:>8} {:>8} {:>10} {:>11} {:>11} {:>12}",
         "ALGORITHM", "LEAST", "MOST", "DEV %", "CHI2/DF", "MOVED %", "OF OTHERS %", "WEIGHT ERR %"
     )?;
-    for selector in ALGORITHMS {
+    for selector in Selector::ALL {
         let spread = spread(&args, &service(selector, &all, &[]));
         let shares: Vec<f64> = spread.values().map(|count| f64::from(*count)).collect();
         let squares: f64 = shares.iter().map(|share| (share - fair).powi(2)).sum();

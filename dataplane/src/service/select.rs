@@ -37,6 +37,18 @@ pub enum HashBy {
 }
 
 impl Selector {
+    /// Every rule, by whatever can be hashed.
+    pub const ALL: [Self; 8] = [
+        Self::Random,
+        Self::RoundRobin,
+        Self::LeastConn,
+        Self::P2c,
+        Self::Hrw(HashBy::Tuple),
+        Self::Hrw(HashBy::Client),
+        Self::Maglev(HashBy::Tuple),
+        Self::Maglev(HashBy::Client),
+    ];
+
     /// How many endpoints least connections looks at.
     pub const LOOKED_AT: usize = 32;
 

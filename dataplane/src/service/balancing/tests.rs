@@ -7,17 +7,6 @@ use super::super::{Fabric, HashBy, Service, SnapshotBuilder};
 use super::*;
 use crate::ids::EndpointId;
 
-const EVERY: [Selector; 8] = [
-    Selector::Random,
-    Selector::RoundRobin,
-    Selector::LeastConn,
-    Selector::P2c,
-    Selector::Hrw(HashBy::Tuple),
-    Selector::Hrw(HashBy::Client),
-    Selector::Maglev(HashBy::Tuple),
-    Selector::Maglev(HashBy::Client),
-];
-
 fn backends(count: u32) -> Vec<Backend> {
     (0..count).map(|n| backend(n + 1, &format!("10.1.{}.{}", n / 250, n % 250 + 1), 8080)).collect()
 }
@@ -65,7 +54,7 @@ fn flow(n: u32) -> Tuple<IpAddr> {
 
 #[test]
 fn every_rule_spreads_evenly_over_equals() {
-    for selector in EVERY {
+    for selector in Selector::ALL {
         let got = Field::new(selector, 10, &[]).spread(20_000);
         let (least, most) = (*got.iter().min().unwrap(), *got.iter().max().unwrap());
         // 2,000 each; a fair draw strays by 45 now and then, Maglev's table by a slot in a hundred besides.
@@ -80,7 +69,7 @@ fn every_rule_spreads_evenly_over_equals() {
 
 #[test]
 fn every_rule_follows_weights_and_gives_weight_0_nothing() {
-    for selector in EVERY {
+    for selector in Selector::ALL {
         let got = Field::new(selector, 4, &[1, 0, 2, 5]).spread(16_000);
         for (got, due) in got.iter().zip([2_000_u32, 0, 4_000, 10_000]) {
             assert!(got.abs_diff(due) <= due / 16, "{selector}: {got} of {due}");
@@ -90,7 +79,7 @@ fn every_rule_follows_weights_and_gives_weight_0_nothing() {
 
 #[test]
 fn weights_that_are_all_the_same_even_0_mean_nothing() {
-    for selector in EVERY {
+    for selector in Selector::ALL {
         let without = Field::new(selector, 5, &[]).spread(100);
         for weight in [0, 1, 7] {
             assert_eq!(Field::new(selector, 5, &[weight; 5]).spread(100), without, "{selector} by {weight}");
@@ -250,7 +239,7 @@ proptest! {
 
     #[test]
     fn whatever_the_rule_the_pick_is_a_member_that_may_have_it(
-        selector in prop::sample::select(EVERY.to_vec()),
+        selector in prop::sample::select(Selector::ALL.to_vec()),
         weights in prop::collection::vec(0_u16..4, 1..40),
         active in prop::collection::vec(0_u32..5, 40),
         flows in prop::collection::vec(any::<u32>(), 1..20),
