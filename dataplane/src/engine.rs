@@ -36,6 +36,7 @@ use crate::nat::prng::Prng;
 use crate::nat::reject::{Limiter, answer};
 use crate::nat::tally::Tally;
 use crate::nat::{Choices, Nat, Outcome, may_go_on};
+use crate::packet::alias;
 use crate::packet::frame::{BATCH, Batch, Frame};
 use crate::packet::layout::{Kind, Layout};
 use crate::packet::tuple::{Address, Family, Tuple};
@@ -58,11 +59,19 @@ pub struct EngineConfig {
     pub replies_per_second: u32,
     /// Count packets and bytes of every flow.
     pub accounting: bool,
+    /// The host steers packets here by aliases of their destinations, and unmasks what is written; see [`alias`].
+    pub alias: bool,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { reject_with_rst: false, tcp_loose: false, replies_per_second: 1_000, accounting: true }
+        Self {
+            reject_with_rst: false,
+            tcp_loose: false,
+            replies_per_second: 1_000,
+            accounting: true,
+            alias: false,
+        }
     }
 }
 
@@ -145,11 +154,11 @@ impl Engine {
         stats: Arc<CachePadded<WorkerStats>>,
         seed: u64,
     ) -> Self {
-        let EngineConfig { reject_with_rst, tcp_loose, replies_per_second, accounting } = config;
+        let EngineConfig { reject_with_rst, tcp_loose, replies_per_second, accounting, alias } = config;
         Self {
             v4: Side::new(tables.v4, id),
             v6: Side::new(tables.v6, id),
-            choices: Choices { reject_with_rst, tcp_loose, accounting },
+            choices: Choices { reject_with_rst, tcp_loose, accounting, alias },
             prng: Prng::new(seed),
             affinity: tables.affinity,
             limiter: Limiter::new(replies_per_second),
@@ -199,6 +208,9 @@ impl Engine {
         self.v4.tally.write_out(&self.v4.table);
         self.v6.tally.write_out(&self.v6.table);
         self.emit_due(batch);
+        if self.choices.alias {
+            mask(batch);
+        }
     }
 
     /// Housekeeping in its budget; call it between batches. True when the clock hand is behind its plan: then idle
@@ -346,6 +358,15 @@ impl Engine {
     fn end(&self, frame: &mut Frame, verdict: Verdict) {
         frame.verdict = Some(verdict);
         self.stats.verdict(verdict);
+    }
+}
+
+/// Masks the destinations of all that is going to be written.
+fn mask(batch: &mut Batch) {
+    for frame in batch.written_mut() {
+        let family =
+            if frame.packet().first().is_some_and(|first| first >> 4 == 4) { Family::V4 } else { Family::V6 };
+        alias::mask(frame.packet_mut(), family);
     }
 }
 

@@ -75,7 +75,7 @@ mod table_tests;
 
 pub use arena::Chunks;
 pub use hash::Hash;
-pub use key::Key;
+pub use key::{Key, Tops};
 pub use loads::Loads;
 pub use open::{NewFlow, Opened};
 pub use place::{DEFAULT_DIRS, Placement, RegionConfig, RegionError, file_name};

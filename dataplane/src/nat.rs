@@ -9,6 +9,7 @@ pub mod ports;
 pub mod prng;
 pub mod reject;
 
+mod aliased;
 mod forward;
 mod picks;
 mod purge;
@@ -19,11 +20,11 @@ use std::net::IpAddr;
 
 use crate::clock::Time;
 use crate::flow::{Chunks, Dir, Hash, Hit, Key, Table};
-use crate::packet::Packet;
 use crate::packet::frame::Frame;
 use crate::packet::layout::{Addresses, Kind, L4Flags};
 use crate::packet::sctp::Chunk;
 use crate::packet::tuple::{Address, Proto, Tuple};
+use crate::packet::{Packet, alias};
 use crate::service::{Affinity, Decision, NoReasons, Snapshot, World, decide_portless};
 use crate::stats::{Counter, WorkerStats};
 use crate::verdict::{DropReason, Verdict};
@@ -65,6 +66,8 @@ pub(crate) struct Choices {
     pub(crate) tcp_loose: bool,
     /// Count packets and bytes of every flow.
     pub(crate) accounting: bool,
+    /// Destinations may arrive as aliases, and nothing but what is ours is routed to the device.
+    pub(crate) alias: bool,
 }
 
 /// One worker's hands on the flows of one family, for one batch.
@@ -119,15 +122,35 @@ impl<const N: usize> Nat<'_, N> {
         let tuple: Tuple<A> = frame.layout.tuple(frame.packet());
         let key = Key::from(tuple);
         let flags = frame.layout.flags();
-        if let Some(hit) = self.table.lookup(hash, &key) {
-            match self.fate::<A>(&hit, proto, flags) {
-                Fate::GoesOn => return self.apply::<A>(frame, &hit, flags),
-                Fate::OpensAnew => {}
-                Fate::Changed => return Outcome::Raced,
-                Fate::Ends(reason) => return Outcome::dropped(reason),
-            }
+        if let Some(hit) = self.table.lookup(hash, &key)
+            && let Some(outcome) = self.known::<A>(frame, &hit, proto, flags)
+        {
+            return outcome;
         }
-        self.new_flow(frame, &tuple, flags)
+        if self.choices.alias && alias::is(tuple.dst.into()) {
+            return self.aliased(frame, &tuple, flags);
+        }
+        self.new_flow(frame, &tuple, &tuple, flags)
+    }
+
+    /// A packet of this flow. `None`: it opens another one.
+    #[inline]
+    fn known<A: Address>(
+        &mut self,
+        frame: &mut Frame,
+        hit: &Hit<N>,
+        proto: Proto,
+        flags: L4Flags,
+    ) -> Option<Outcome>
+    where
+        Tuple<A>: From<Key<N>>,
+    {
+        match self.fate::<A>(hit, proto, flags) {
+            Fate::GoesOn => Some(self.apply::<A>(frame, hit, flags)),
+            Fate::OpensAnew => None,
+            Fate::Changed => Some(Outcome::Raced),
+            Fate::Ends(reason) => Some(Outcome::dropped(reason)),
+        }
     }
 
     /// A hit is translated, whatever its flags and windows say, but for two cases: a client's SYN or INIT on a closed TCP
@@ -195,23 +218,28 @@ impl<const N: usize> Nat<'_, N> {
         let World::Ready(snapshot) = self.world else { return Outcome::dropped(DropReason::NotReady) };
         let Addresses { src, dst } = frame.layout.addresses::<A>(frame.packet());
         match decide_portless(snapshot, dst.into(), &mut NoReasons) {
-            Decision::NotOurs => pass_on(dst.into()),
+            Decision::NotOurs => self.pass_on(dst.into()),
             Decision::Drop(reason) => Outcome::dropped(reason),
             Decision::Reject if is_cluster_ip_or_snat(snapshot, src) => Outcome::dropped(DropReason::Martian),
             // No Service is served without a port; refusing is the safe reading.
             Decision::Reject | Decision::Serve { .. } => Outcome::Answer(Answer::Unreachable),
         }
     }
-}
 
-/// A packet to an address that is not ours goes on, unless that is one nobody forwards to: what never leaves its link.
-/// A SNAT address may be such a one: it is ours alone.
-fn pass_on(dst: IpAddr) -> Outcome {
-    let link_local = match dst {
-        IpAddr::V4(addr) => addr.is_link_local(),
-        IpAddr::V6(addr) => addr.is_unicast_link_local(),
-    };
-    if link_local { Outcome::dropped(DropReason::NotUnicast) } else { Outcome::PASSED }
+    /// A packet to an address that is not ours goes on, unless that is one nobody forwards to: what never leaves its
+    /// link. A SNAT address may be such a one: it is ours alone. Where nothing but what is ours is routed to the device,
+    /// it would come straight back.
+    fn pass_on(&self, dst: IpAddr) -> Outcome {
+        if self.choices.alias {
+            let reason = if alias::is(dst) { DropReason::NoFlow } else { DropReason::NotServed };
+            return Outcome::dropped(reason);
+        }
+        let link_local = match dst {
+            IpAddr::V4(addr) => addr.is_link_local(),
+            IpAddr::V6(addr) => addr.is_unicast_link_local(),
+        };
+        if link_local { Outcome::dropped(DropReason::NotUnicast) } else { Outcome::PASSED }
+    }
 }
 
 /// What happens to the flow a packet matched.

@@ -4,6 +4,7 @@
 //!
 //! A rewrite touches addresses, ports and checksums. Payload, TTL, DSCP, sequence numbers and options stay.
 
+pub mod alias;
 pub mod answer;
 pub mod checksum;
 mod exthdr;
@@ -53,7 +54,7 @@ impl<'a> Packet<'a> {
     pub fn apply<A: Address>(&mut self, to: &Tuple<A>, delta: Delta) {
         debug_assert_eq!((self.layout.family(), self.layout.kind()), (A::FAMILY, Kind::Flow(to.proto)));
         let (header, l4) = self.bytes.split_at_mut(self.layout.l4_offset());
-        set_addresses(header, to.src, to.dst, delta.addr);
+        set_addresses(header, to.src, to.dst, delta.header);
         let old = set_ports(l4, to.sport, to.dport);
         match (to.proto, self.csum) {
             // Validation lets no unfinished CRC through.

@@ -86,8 +86,10 @@ drop_reasons! {
     IcmpRedirect = "icmp_redirect",
     /// A new flow while no complete snapshot has been published yet.
     NotReady = "not_ready",
-    /// To a SNAT address, and no flow knows it.
+    /// To a SNAT address, or to an alias, and no flow knows it.
     NoFlow = "no_flow",
+    /// To an address that leads to the device alone and that no Service has (any more): it cannot go on.
+    NotServed = "not_served",
     /// A policy of `Local` finds no endpoint on this node.
     NoLocalEndpoint = "no_local_endpoint",
     /// `loadBalancerSourceRanges` do not have the client.

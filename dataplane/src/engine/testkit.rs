@@ -16,10 +16,11 @@ use super::{Engine, EngineConfig, Tables};
 use crate::clock::Time;
 use crate::flow::{FlowView, Region, RegionConfig, Table, Ttls};
 use crate::ids::{EndpointId, ServiceId, WorkerId};
+use crate::packet::alias;
 use crate::packet::frame::{Batch, Frame};
 use crate::packet::layout::{Kind, Layout};
 use crate::packet::samples::crc32c;
-use crate::packet::tuple::Proto;
+use crate::packet::tuple::{Family, Proto};
 use crate::packet::vnet::VnetHdr;
 use crate::service::{Affinity, Backend, Fabric, ReturnPath, Service, SnapshotBuilder, SvcPort, World};
 use crate::stats::{Counter, Totals, WorkerStats};
@@ -88,6 +89,8 @@ pub(crate) struct Rig {
     pub(crate) batch: Batch,
     /// Answers of the last batch.
     pub(crate) replies: Vec<Vec<u8>>,
+    /// What leaves is masked, and netfilter would unmask it.
+    masked: bool,
 }
 
 impl Rig {
@@ -105,8 +108,8 @@ impl Rig {
             Table::new(&region, Ttls::default()),
             Affinity::new(1_024),
         );
-        let mut rig =
-            Self { tables, engines: Vec::new(), world, now, batch: Batch::default(), replies: Vec::new() };
+        let (batch, masked) = (Batch::default(), config.alias);
+        let mut rig = Self { tables, engines: Vec::new(), world, now, batch, replies: Vec::new(), masked };
         rig.engine(config);
         rig
     }
@@ -143,6 +146,9 @@ impl Rig {
         self.engines[0].0.process(&mut self.batch, &self.world, self.now);
         assert_eq!(self.totals().get(Counter::Received) - before.get(Counter::Received), frames.len() as u64);
         self.conserved();
+        if self.masked {
+            self.batch.written_mut().for_each(|frame| unmask(frame.packet_mut()));
+        }
         let sent = |frame: &Frame| Sent { verdict: frame.verdict, bytes: frame.packet().to_vec() };
         let sent: Vec<Sent> = self.batch.frames().iter().map(sent).collect();
         self.replies = self.batch.replies().iter().map(|reply| reply.packet().to_vec()).collect();
@@ -196,6 +202,21 @@ impl Rig {
     pub(crate) fn later(&mut self, seconds: u64) {
         self.now = self.now.plus_nanos(seconds * 1_000_000_000);
     }
+}
+
+/// As netfilter does to what comes from the device.
+pub(crate) fn unmask(packet: &mut [u8]) {
+    let family = if packet[0] >> 4 == 4 { Family::V4 } else { Family::V6 };
+    alias::mask(packet, family);
+}
+
+/// As netfilter does to what it sends up by an alias.
+pub(crate) fn up(mut packet: Vec<u8>) -> Vec<u8> {
+    match alias::of(endpoints(&packet).1.ip()) {
+        IpAddr::V4(to) => alias::set_destination(&mut packet, to),
+        IpAddr::V6(to) => alias::set_destination(&mut packet, to),
+    }
+    packet
 }
 
 /// A service port; endpoints are `address:port`, a `!` in front says that it is neither ready nor serving.

@@ -25,6 +25,46 @@ impl<const N: usize> Key<N> {
         Self(words)
     }
 
+    /// The top four bits of the destination.
+    #[must_use]
+    #[inline]
+    pub fn dst_top(&self) -> u8 {
+        let (word, shift) = Self::DST_TOP;
+        (self.0[word] >> shift & TOP) as u8
+    }
+
+    /// The top four bits of the source.
+    #[must_use]
+    #[inline]
+    pub fn src_top(&self) -> u8 {
+        (self.0[0] >> SRC_TOP & TOP) as u8
+    }
+
+    /// The same tuple with other top bits in its destination.
+    #[must_use]
+    #[inline]
+    pub fn with_dst_top(&self, top: u8) -> Self {
+        let (word, shift) = Self::DST_TOP;
+        let mut words = self.0;
+        words[word] = words[word] & !(TOP << shift) | (u64::from(top) & TOP) << shift;
+        Self(words)
+    }
+
+    /// The same tuple with other top bits in its source.
+    #[must_use]
+    #[inline]
+    pub fn with_src_top(&self, top: u8) -> Self {
+        let mut words = self.0;
+        words[0] = words[0] & !(TOP << SRC_TOP) | (u64::from(top) & TOP) << SRC_TOP;
+        Self(words)
+    }
+
+    /// The word that has the destination's top bits, and where.
+    const DST_TOP: (usize, u32) = match N {
+        2 => (0, 28),
+        _ => ((N - 1) / 2, SRC_TOP),
+    };
+
     /// The protocol. A key read from foreign memory may hold any number: what no packet can match counts as
     /// UDP, the class with the shortest timers.
     #[must_use]
@@ -41,6 +81,39 @@ impl<const N: usize> Key<N> {
         }
     }
 }
+
+/// The top four bits of the real destinations of a flow's tuples, which may arrive as aliases (see
+/// [`crate::packet::alias`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tops {
+    /// Of the source as endpoints see it: the destination of the reply tuple.
+    pub source: u8,
+    /// Of the VIP: the destination of the forward tuple.
+    pub vip: u8,
+}
+
+impl Tops {
+    /// Of a flow whose tuples have the real destinations.
+    #[must_use]
+    pub fn as_they_arrive<const N: usize>(forward: &Key<N>, reply: &Key<N>) -> Self {
+        Self { source: reply.dst_top(), vip: forward.dst_top() }
+    }
+
+    /// In the bits a record has for it.
+    pub(super) const fn pack(self) -> u64 {
+        (self.source as u64 & TOP) << 12 | (self.vip as u64 & TOP) << 8
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "four bits")]
+    pub(super) const fn unpack(meta: u64) -> Self {
+        Self { source: (meta >> 12 & TOP) as u8, vip: (meta >> 8 & TOP) as u8 }
+    }
+}
+
+/// Four bits.
+const TOP: u64 = 0xf;
+/// Where a source's top bits are in the first word.
+const SRC_TOP: u32 = 60;
 
 impl From<Tuple<Ipv4Addr>> for Key<2> {
     fn from(tuple: Tuple<Ipv4Addr>) -> Self {

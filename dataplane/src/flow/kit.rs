@@ -52,7 +52,17 @@ pub(super) fn reply6(port: u16) -> Key<5> {
 
 pub(super) fn new<const N: usize>(forward: Key<N>, now: Time) -> NewFlow<N> {
     let (service, endpoint) = (ServiceId(3), EndpointId(4));
-    NewFlow { forward, service, endpoint, epoch: 1, masquerade: false, pickup: false, seen: SYN, now }
+    NewFlow {
+        forward,
+        service,
+        endpoint,
+        epoch: 1,
+        masquerade: false,
+        tops: None,
+        pickup: false,
+        seen: SYN,
+        now,
+    }
 }
 
 /// A worker with its hands on a table.

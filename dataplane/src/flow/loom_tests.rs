@@ -108,7 +108,17 @@ fn at(secs: u64) -> Time {
 
 fn new(forward: Key<2>, now: u64) -> NewFlow<2> {
     let (service, endpoint, seen) = (ServiceId(1), EndpointId(1), L4Flags::SYN);
-    NewFlow { forward, service, endpoint, epoch: 1, masquerade: false, pickup: false, seen, now: at(now) }
+    NewFlow {
+        forward,
+        service,
+        endpoint,
+        epoch: 1,
+        masquerade: false,
+        tops: None,
+        pickup: false,
+        seen,
+        now: at(now),
+    }
 }
 
 /// One worker: the table, and own chunks.

@@ -7,7 +7,7 @@
 
 use super::arena::Chunks;
 use super::index::{Claim, Rival};
-use super::key::Key;
+use super::key::{Key, Tops};
 use super::record::Draft;
 use super::sctp::Association;
 use super::state::{State, StateWord};
@@ -33,6 +33,8 @@ pub struct NewFlow<const N: usize> {
     pub epoch: u16,
     /// The source address is translated too.
     pub masquerade: bool,
+    /// Of the real destinations, where these tuples may arrive by aliases.
+    pub tops: Option<Tops>,
     /// TCP picked up in its middle.
     pub pickup: bool,
     /// Flags of the first packet, or its SCTP chunk.
@@ -201,7 +203,8 @@ impl<const N: usize> Table<N> {
         }
         self.ledger(ix).open(new.now);
         let (service, endpoint, incarnation) = (new.service, new.endpoint, self.incarnation);
-        let draft = Draft { forward: new.forward, reply: *reply, service, endpoint, incarnation };
+        let tops = new.tops.unwrap_or_else(|| Tops::as_they_arrive(&new.forward, reply));
+        let draft = Draft { forward: new.forward, reply: *reply, service, endpoint, incarnation, tops };
         self.record(ix).write(&draft, |generation| State::new(generation, new.now.tick(), new.epoch, flags))
     }
 

@@ -2,9 +2,9 @@
 //! only.
 //!
 //! A packet that arrives with `key[d]` leaves with `key[1 - d]` reversed: the rewrite of a flow *is* its two
-//! tuples.
+//! tuples. Where destinations arrive as aliases, the top four bits of the real ones stand beside.
 
-use super::key::Key;
+use super::key::{Key, Tops};
 use super::state::{State, StateWord};
 use super::tcp::Flags;
 use super::word::{Dir, GEN_MASK};
@@ -24,7 +24,8 @@ pub(super) struct Record<const N: usize> {
     key: [[AtomicU64; N]; 2],
     /// `addr:16 | l4:16 | service:32`; the delta is the forward direction's.
     delta: AtomicU64,
-    /// `endpoint:32 | incarnation:16 | spare:16`. A cache: stamped by another incarnation it means nothing.
+    /// `endpoint:32 | incarnation:16 | source top:4 | VIP top:4 | spare:8`. The endpoint is a cache: stamped by another
+    /// incarnation it means nothing.
     meta: AtomicU64,
 }
 
@@ -41,6 +42,7 @@ pub(super) struct Draft<const N: usize> {
     pub(super) service: ServiceId,
     pub(super) endpoint: EndpointId,
     pub(super) incarnation: u16,
+    pub(super) tops: Tops,
 }
 
 /// A consistent copy of a record.
@@ -61,12 +63,32 @@ impl<const N: usize> Seen<N> {
         EndpointId(if known { (self.meta >> 32) as u32 } else { 0 })
     }
 
-    /// The checksum change of a packet of this direction.
+    /// The checksum change of a packet of this direction, as it arrives.
     pub(super) fn delta_of(&self, dir: Dir) -> Delta {
-        match dir {
-            Dir::Forward => self.delta,
-            Dir::Reply => self.delta.inverse(),
-        }
+        let (delta, real) = match dir {
+            Dir::Forward => (self.delta, self.tops().vip),
+            Dir::Reply => (self.delta.inverse(), self.tops().source),
+        };
+        delta.restoring(self.keys[dir as usize].dst_top(), real)
+    }
+
+    /// What a packet of this direction leaves with: the other direction's tuple reversed, its source real.
+    pub(super) fn out(&self, dir: Dir) -> Key<N> {
+        let source = match dir {
+            Dir::Forward => self.tops().source,
+            Dir::Reply => self.tops().vip,
+        };
+        self.keys[dir.opposite() as usize].reversed().with_src_top(source)
+    }
+
+    /// Both tuples with their real destinations: forward, reply.
+    pub(super) fn real(&self) -> [Key<N>; 2] {
+        let [forward, reply] = self.keys;
+        [forward.with_dst_top(self.tops().vip), reply.with_dst_top(self.tops().source)]
+    }
+
+    const fn tops(&self) -> Tops {
+        Tops::unpack(self.meta)
     }
 }
 
@@ -117,9 +139,10 @@ impl<const N: usize> Record<N> {
         let generation = generation_of(ver.wrapping_add(2));
         self.store_key(Dir::Forward, &draft.forward);
         self.store_key(Dir::Reply, &draft.reply);
-        let delta = draft.forward.delta_to(&draft.reply.reversed());
+        let out = draft.reply.reversed().with_src_top(draft.tops.source);
+        let delta = draft.forward.with_dst_top(draft.tops.vip).delta_to(&out);
         self.delta.store(pack(delta, draft.service), Ordering::Relaxed);
-        let meta = u64::from(draft.endpoint.0) << 32 | u64::from(draft.incarnation) << 16;
+        let meta = u64::from(draft.endpoint.0) << 32 | u64::from(draft.incarnation) << 16 | draft.tops.pack();
         self.meta.store(meta, Ordering::Relaxed);
         self.state.store(state(generation).0, Ordering::Relaxed);
         self.ver.store(ver.wrapping_add(2), Ordering::Release);
@@ -183,7 +206,8 @@ fn pack(delta: Delta, service: ServiceId) -> u64 {
 
 #[allow(clippy::cast_possible_truncation, reason = "fields are cut out of a packed word")]
 const fn unpack(word: u64) -> (Delta, ServiceId) {
-    (Delta { addr: (word >> 48) as u16, l4: (word >> 32) as u16 }, ServiceId(word as u32))
+    let addr = (word >> 48) as u16;
+    (Delta { addr, l4: (word >> 32) as u16, header: addr }, ServiceId(word as u32))
 }
 
 const _: () = assert!(FlowIx::BITS == 24);
@@ -202,7 +226,8 @@ mod tests {
 
     fn draft(n: u64) -> Draft<2> {
         let (forward, reply) = (Key([n, 6 << 24]), Key([n + 1, 6 << 24]));
-        Draft { forward, reply, service: ServiceId(9), endpoint: EndpointId(8), incarnation: 3 }
+        let tops = Tops::as_they_arrive(&forward, &reply);
+        Draft { forward, reply, service: ServiceId(9), endpoint: EndpointId(8), incarnation: 3, tops }
     }
 
     fn live(generation: u16) -> State {

@@ -310,6 +310,7 @@ fn keep_busy(table: &Table<2>, worker: &mut Worker<'_>) -> Vec<FlowIx> {
         service: ServiceId(0),
         endpoint: EndpointId(0),
         incarnation: 0,
+        tops: Tops::as_they_arrive(&key, &key.reversed()),
     };
     let live = |generation| state::State::new(generation, at(1000).tick(), 1, tcp::Flags::NONE);
     (0..arena::CHUNK as usize - RECORDS)

@@ -77,7 +77,7 @@ impl<const N: usize> Hit<N> {
 pub struct FlowView<const N: usize> {
     /// Client to VIP.
     pub forward: Key<N>,
-    /// Endpoint to the client or to the SNAT address, as it arrives.
+    /// Endpoint to the client or to the SNAT address.
     pub reply: Key<N>,
     /// For instance `ESTABLISHED`, `UNREPLIED`.
     pub state: &'static str,
@@ -210,10 +210,11 @@ impl<const N: usize> Table<N> {
         ended
     }
 
-    /// Both tuples of the hit's flow as they arrive: forward, reply. `None`: it is over, and its record another's.
+    /// Both tuples of the hit's flow with their real destinations: forward, reply. `None`: it is over, and its record
+    /// another's.
     #[must_use]
     pub fn tuples(&self, hit: &Hit<N>) -> Option<[Key<N>; 2]> {
-        self.record(hit.ix).keys(hit.generation)
+        self.record(hit.ix).seen(hit.generation).map(|seen| seen.real())
     }
 
     /// Stamps a newer purge epoch on a flow that was judged under it and kept.
@@ -229,7 +230,7 @@ impl<const N: usize> Table<N> {
                 continue;
             }
             let Some(seen) = record.seen(state.generation()) else { continue };
-            let [forward, reply] = seen.keys;
+            let [forward, reply] = seen.real();
             let (proto, flags, idle) = (forward.proto(), seen.state.flags(), seen.state.idle(now));
             f(FlowView {
                 forward,
@@ -306,7 +307,7 @@ impl<const N: usize> Table<N> {
             ix,
             generation,
             dir,
-            out: seen.keys[dir.opposite() as usize].reversed(),
+            out: seen.out(dir),
             delta: seen.delta_of(dir),
             service: seen.service,
             endpoint: seen.endpoint(self.incarnation),

@@ -1,10 +1,12 @@
 //! The first packet of a flow: decide, choose, find a source port, open, translate.
 
+use super::aliased::begins;
 use super::picks::Picks;
 use super::ports::Candidates;
 use super::reject::Answer;
-use super::{Fate, Nat, Outcome, is_cluster_ip_or_snat, may_go_on, pass_on};
-use crate::flow::{Hit, Key, NewFlow, Opened};
+use super::{Fate, Nat, Outcome, is_cluster_ip_or_snat, may_go_on};
+use crate::flow::{Hit, Key, NewFlow, Opened, Tops};
+use crate::packet::alias;
 use crate::packet::frame::Frame;
 use crate::packet::layout::L4Flags;
 use crate::packet::sctp::Chunk;
@@ -16,10 +18,11 @@ use crate::stats::Counter;
 use crate::verdict::DropReason;
 
 impl<const N: usize> Nat<'_, N> {
-    /// A packet no flow knows.
+    /// A packet no flow knows. `arrived` is its tuple, `tuple` the same with its real destination.
     pub(crate) fn new_flow<A: Address>(
         &mut self,
         frame: &mut Frame,
+        arrived: &Tuple<A>,
         tuple: &Tuple<A>,
         flags: L4Flags,
     ) -> Outcome
@@ -43,14 +46,24 @@ impl<const N: usize> Nat<'_, N> {
             }
         }
         match decision {
-            Decision::NotOurs => pass_on(tuple.dst.into()),
-            Decision::Drop(reason) => Outcome::dropped(reason),
-            Decision::Reject if tuple.proto == Proto::Tcp && self.choices.reject_with_rst => {
-                Outcome::Answer(Answer::Reset)
+            // The host would refuse it, had it not been led here.
+            Decision::NotOurs if arrived != tuple && begins(tuple.proto, flags) => {
+                alias::set_destination(frame.packet_mut(), tuple.dst);
+                Outcome::Answer(if tuple.proto == Proto::Tcp { Answer::Reset } else { Answer::Unreachable })
             }
-            Decision::Reject => Outcome::Answer(Answer::Unreachable),
+            Decision::NotOurs => self.pass_on(arrived.dst.into()),
+            Decision::Drop(reason) => Outcome::dropped(reason),
+            Decision::Reject => {
+                if arrived != tuple {
+                    // The answer comes from the real one, and quotes it.
+                    alias::set_destination(frame.packet_mut(), tuple.dst);
+                }
+                let reset = tuple.proto == Proto::Tcp && self.choices.reject_with_rst;
+                Outcome::Answer(if reset { Answer::Reset } else { Answer::Unreachable })
+            }
             Decision::Serve { service, set, masquerade } => {
-                self.serve(frame, tuple, flags, snapshot, &Serving { service, set, masquerade })
+                let arrived = Key::from(*arrived);
+                self.serve(frame, arrived, tuple, flags, snapshot, &Serving { service, set, masquerade })
             }
         }
     }
@@ -74,6 +87,7 @@ impl<const N: usize> Nat<'_, N> {
     fn serve<A: Address>(
         &mut self,
         frame: &mut Frame,
+        arrived: Key<N>,
         tuple: &Tuple<A>,
         flags: L4Flags,
         snapshot: &Snapshot,
@@ -93,11 +107,12 @@ impl<const N: usize> Nat<'_, N> {
         let (client, endpoint) = (tuple.src.into(), backend.addr);
         let masquerade = masquerades(snapshot, masquerade, client, endpoint, &ORIGIN, &mut NoReasons);
         let new = NewFlow {
-            forward: Key::from(*tuple),
+            forward: arrived,
             service: service.id,
             endpoint: backend.id,
             epoch: snapshot.purge_epoch(),
             masquerade,
+            tops: self.choices.alias.then(|| tops(tuple, masquerade, snapshot)),
             pickup: tuple.proto == Proto::Tcp && !flags.is_syn(),
             seen: flags,
             now: self.now,
@@ -139,7 +154,9 @@ impl<const N: usize> Nat<'_, N> {
         let ports = Candidates::new(tuple.sport, self.prng);
         let reserved = &*snapshot.fabric().reserved_ports;
         let (own, free) = (tuple.sport, |port: &u16| !reserved.contains(*port));
+        let by_alias = self.choices.alias;
         let arriving = |dst: A, dport| {
+            let dst = if by_alias { A::from_ip(alias::of(dst.into())).unwrap_or(dst) } else { dst };
             Key::from(Tuple { src: endpoint, dst, sport: backend.port, dport, proto: tuple.proto })
         };
         let mut clashes = 0;
@@ -183,6 +200,13 @@ fn out_of_the_blue(frame: &Frame, flags: L4Flags) -> Option<Outcome> {
         return Some(Outcome::dropped(DropReason::OutOfTheBlue));
     }
     frame.layout.is_fragment().then_some(Outcome::dropped(DropReason::SctpFragment))
+}
+
+/// The top bits of a flow's real destinations: the VIP's, and those of the source that endpoints see.
+fn tops<A: Address>(tuple: &Tuple<A>, masquerade: bool, snapshot: &Snapshot) -> Tops {
+    let snat = || snapshot.fabric().snat.iter().copied().find(|addr| A::from_ip(*addr).is_some());
+    let source = masquerade.then(snat).flatten().unwrap_or_else(|| tuple.src.into());
+    Tops { source: alias::top(source), vip: alias::top(tuple.dst.into()) }
 }
 
 /// What a packet from the device says of where it came from.

@@ -5,11 +5,14 @@
 //! endpoint's side, before it if it comes from the client's. Either way the quoted tuple, turned round, is the
 //! tuple of the opposite direction as it arrives here, so one look-up serves both.
 
-use super::{Nat, Outcome, pass_on};
+use super::aliased::arriving;
+use super::{Nat, Outcome};
 use crate::flow::Key;
+use crate::packet::alias;
 use crate::packet::frame::Frame;
 use crate::packet::icmp::IcmpError;
 use crate::packet::layout::Addresses;
+use crate::packet::tuple::Family;
 use crate::packet::tuple::{Address, Tuple};
 use crate::service::World;
 use crate::stats::Counter;
@@ -24,13 +27,24 @@ impl<const N: usize> Nat<'_, N> {
     {
         let layout = frame.layout;
         let Addresses { src, dst } = layout.addresses::<A>(frame.packet());
+        let by_alias = self.choices.alias && alias::is(dst.into());
+        if by_alias
+            && A::FAMILY == Family::V6
+            && let Some(real) = A::from_ip(alias::of(dst.into()))
+        {
+            // ICMPv6 has a pseudo-header, and its checksum is that of the real destination.
+            alias::set_destination(frame.packet_mut(), real);
+        }
         let error = match IcmpError::<A>::parse(frame.packet(), &layout) {
             Ok(error) => error,
             Err(reason) => return self.unmatched(dst, reason),
         };
-        let arriving = error.embedded.reversed();
-        let key = Key::from(arriving);
-        let Some(hit) = self.table.lookup(self.table.hash(&key), &key) else {
+        let implied = error.embedded.reversed();
+        let arriving = if by_alias { arriving(implied, dst) } else { implied };
+        let known = |tuple: Tuple<A>| self.table.lookup(self.table.hash(&tuple.into()), &tuple.into());
+        // By its real destination it may be known though it came by the alias: a frontend that is gone.
+        let hit = known(arriving).or_else(|| (arriving != implied).then(|| known(implied)).flatten());
+        let Some(hit) = hit else {
             return self.unmatched(dst, DropReason::UnmatchedIcmpError);
         };
         // The sender of the quoted packet is whom the error must be for; anything else is forged.
@@ -56,7 +70,7 @@ impl<const N: usize> Nat<'_, N> {
         if snapshot.is_cluster_ip(dst) || snapshot.is_snat(dst) {
             Outcome::dropped(reason)
         } else {
-            pass_on(dst)
+            self.pass_on(dst)
         }
     }
 }

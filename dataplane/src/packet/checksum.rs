@@ -10,10 +10,13 @@ use super::tuple::{Address, Proto, Tuple};
 /// What a rewrite changes in checksums: one's-complement differences, RFC 1624.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Delta {
-    /// Change of the addresses' word sum: for the IPv4 header checksum, and for an unfinished layer-4 one.
+    /// Change of the addresses' word sum: for an unfinished layer-4 checksum.
     pub addr: u16,
     /// `addr` plus the change of the ports: for a complete layer-4 checksum.
     pub l4: u16,
+    /// For the IPv4 header checksum: `addr`, but for a packet that came by an alias of its destination, which only its
+    /// header knows (see [`super::alias`]).
+    pub header: u16,
 }
 
 impl Delta {
@@ -23,13 +26,24 @@ impl Delta {
         let addr = address_change((from.src, from.dst), (to.src, to.dst));
         let old = fold(u32::from(from.sport) + u32::from(from.dport));
         let new = fold(u32::from(to.sport) + u32::from(to.dport));
-        Self { addr, l4: add(addr, add(new, !old)) }
+        Self { addr, l4: add(addr, add(new, !old)), header: addr }
     }
 
     /// The change of the opposite rewrite.
     #[must_use]
     pub fn inverse(self) -> Self {
-        Self { addr: !self.addr, l4: !self.l4 }
+        Self { addr: !self.addr, l4: !self.l4, header: !self.header }
+    }
+
+    /// The same for a packet whose header has a destination that differs from the real one in its top four bits.
+    #[must_use]
+    #[inline]
+    pub fn restoring(self, arrived_top: u8, real_top: u8) -> Self {
+        if arrived_top == real_top {
+            return self;
+        }
+        let word = |top: u8| u16::from(top) << 12;
+        Self { header: add(self.header, add(word(real_top), !word(arrived_top))), ..self }
     }
 }
 

@@ -130,6 +130,13 @@ impl Batch {
         &self.replies[..self.replied]
     }
 
+    /// What is to be written: frames translated or passed, and answers.
+    pub fn written_mut(&mut self) -> impl Iterator<Item = &mut Frame> {
+        let going = |frame: &&mut Frame| matches!(frame.verdict, Some(Verdict::Translated | Verdict::Passed));
+        let frames = self.frames[..self.filled].iter_mut().filter(going);
+        frames.chain(self.replies[..self.replied].iter_mut())
+    }
+
     /// The next empty reply frame, or `None` when there is none left this turn. Call [`Batch::push_reply`] to keep it.
     pub fn spare_reply(&mut self) -> Option<&mut Frame> {
         self.replies.get_mut(self.replied)

@@ -42,6 +42,9 @@ pub struct Fabric {
     pub local: Arc<LocalMap>,
     /// The addresses of this host that take node ports, ascending.
     pub node_addresses: Vec<IpAddr>,
+    /// With [`crate::packet::alias`]: addresses whose packets may arrive by their aliases, those of this host and of
+    /// frontends that are gone while flows of theirs are open. Alias and address, ascending.
+    pub aliased: Vec<(IpAddr, IpAddr)>,
     /// Source ports a SNAT never draws.
     pub reserved_ports: Arc<PortSet>,
 }
@@ -122,6 +125,13 @@ impl Snapshot {
     #[must_use]
     pub fn is_snat(&self, addr: IpAddr) -> bool {
         self.fabric.snat.contains(&addr)
+    }
+
+    /// The addresses that an alias may stand for: none for a reply's.
+    pub fn behind_alias(&self, alias: IpAddr) -> impl Iterator<Item = IpAddr> {
+        let first = self.fabric.aliased.partition_point(|(other, _)| *other < alias);
+        let same = self.fabric.aliased[first..].iter().take_while(move |(other, _)| *other == alias);
+        same.map(|(_, addr)| *addr)
     }
 
     /// The address lies in a Service CIDR, whether or not a Service has it.

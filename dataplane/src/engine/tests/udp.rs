@@ -219,10 +219,13 @@ fn a_flow_found_only_while_opening_is_judged_as_any_hit() {
     frame.layout = Layout::of(frame.packet()).unwrap();
     with_nat(&mut rig, |nat| {
         // As if the look-up had missed it: the new choice meets the old flow when it claims the forward tuple.
-        assert_eq!(nat.new_flow(&mut frame, &question(), L4Flags::default()), Outcome::Raced);
+        assert_eq!(nat.new_flow(&mut frame, &question(), &question(), L4Flags::default()), Outcome::Raced);
         assert_eq!(nat.stats.read().get(Counter::FlowsPurged), 1);
         assert_eq!(frame.packet(), udp(CLIENT, DNS));
-        assert_eq!(nat.new_flow(&mut frame, &question(), L4Flags::default()), Outcome::TRANSLATED);
+        assert_eq!(
+            nat.new_flow(&mut frame, &question(), &question(), L4Flags::default()),
+            Outcome::TRANSLATED
+        );
         assert_eq!(endpoints(frame.packet()).1, addr("10.244.0.4:5353"));
     });
 }
@@ -267,7 +270,7 @@ fn with_nat(rig: &mut Rig, f: impl FnOnce(&mut Nat<'_, 2>)) {
         tally: &mut Tally::default(),
         world: &rig.world,
         now: rig.now,
-        choices: Choices { reject_with_rst: false, tcp_loose: false, accounting: true },
+        choices: Choices { reject_with_rst: false, tcp_loose: false, accounting: true, alias: false },
         prng: &mut Prng::new(1),
         affinity: &rig.tables.affinity,
         stats: &WorkerStats::default(),
