@@ -104,6 +104,8 @@ pub struct Config {
     pub snat: Vec<IpAddr>,
     /// How replies come back.
     pub return_path: ReturnPath,
+    /// Sources are kept by alias destinations rather than by marks.
+    pub alias: bool,
     /// The bits of marks that `connmark` uses.
     pub marks: Marks,
     /// How local pods are told from everybody else.
@@ -235,6 +237,7 @@ impl Config {
                 None => FlowPlace::Auto,
             },
             return_path,
+            alias: given.return_path == Some(file::ReturnPathName::Conntrack),
             marks: rules::marks(&given.marks.unwrap_or_default())?,
             detect_local: DetectLocal::resolve(detect_local)?,
             node_port_addresses: NodePortAddresses::resolve(given.node_port_addresses.as_deref())?,
@@ -272,6 +275,7 @@ impl Config {
             tcp_loose: self.tcp_loose,
             replies_per_second: self.replies_per_second,
             accounting: self.accounting,
+            alias: self.alias,
         }
     }
 

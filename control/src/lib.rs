@@ -28,6 +28,7 @@ pub mod health;
 pub mod ids;
 pub mod model;
 pub mod netns;
+mod nft;
 pub mod node;
 pub mod publish;
 pub mod run;

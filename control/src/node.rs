@@ -27,6 +27,7 @@ use self::netlink::Netlink;
 use self::rt::Family;
 use self::view::HostView;
 
+pub mod alias;
 mod cleanup;
 mod device;
 mod firewall;
@@ -49,8 +50,8 @@ mod watch;
 pub struct HostConfig {
     /// The TUN device.
     pub device: String,
-    /// Replies come back by connection marks, with these bits; without, by SNAT addresses alone.
-    pub connmark: Option<Marks>,
+    /// How packets that the host's own routing would take elsewhere come to the device.
+    pub steering: Steering,
     /// SNAT addresses, at most one a family. With connection marks they are private to this host.
     pub snat: Vec<IpAddr>,
     /// Service CIDRs.
@@ -63,6 +64,17 @@ pub struct HostConfig {
     pub max_flows: u64,
     /// The node ports' range, both ends inside: the kernel's masquerading draws no port from it.
     pub node_port_range: (u16, u16),
+}
+
+/// How replies, and what is for addresses of this host itself, come to the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Steering {
+    /// Replies are for SNAT addresses, which are routed there. Nothing else comes.
+    Snat,
+    /// By connection and packet marks of these bits, and rules that look at them.
+    Marks(Marks),
+    /// By alias destinations, which are routed there ([`dataplane::packet::alias`]).
+    Alias,
 }
 
 /// The bits tunway keeps for itself in the marks of packets and connections, each a single one.
@@ -142,6 +154,19 @@ pub enum NodeError {
 }
 
 impl HostConfig {
+    /// Endpoints see their clients' addresses wherever kube-proxy would show them.
+    fn keeps_sources(&self) -> bool {
+        self.steering != Steering::Snat
+    }
+
+    /// The bits of marks, where there are any.
+    fn marks(&self) -> Option<Marks> {
+        match self.steering {
+            Steering::Marks(marks) => Some(marks),
+            Steering::Snat | Steering::Alias => None,
+        }
+    }
+
     /// The device's packets are to get past a firewall that drops forwarded ones.
     fn opens_forward(&self) -> bool {
         self.take_over || self.forward_accept
@@ -150,7 +175,7 @@ impl HostConfig {
     /// The families this configuration serves; IPv4 when it names none.
     fn families(&self) -> Vec<Family> {
         // With connection marks there are SNAT addresses of both families whatever the cluster has.
-        let snat = self.snat.iter().filter(|_| self.connmark.is_none());
+        let snat = self.snat.iter().filter(|_| !self.keeps_sources());
         let addresses = || snat.clone().chain(self.service_cidrs.iter().map(|(address, _)| address));
         let uses = |family| addresses().any(|address| Family::of(*address) == family);
         Family::ALL
@@ -173,7 +198,7 @@ fn snat_faults(config: &HostConfig, view: &HostView) -> Vec<NodeError> {
         let why = if second {
             Some("is the second one of its family: tunway uses one of each".to_owned())
         } else {
-            view.snat_fault(address, &config.service_cidrs, &config.device, config.connmark.is_some())
+            view.snat_fault(address, &config.service_cidrs, &config.device, config.keeps_sources())
         };
         faults.extend(why.map(|why| NodeError::Snat { address, why }));
     }

@@ -6,10 +6,12 @@
 //! in [`lifecycle`], the state it owns in [`state`].
 
 pub mod fabric;
+pub mod kept;
 pub mod lifecycle;
 pub mod place;
 pub mod reload;
 pub mod state;
+pub mod steering;
 pub mod troubles;
 
 use std::time::Duration;
@@ -25,7 +27,7 @@ use tokio::task::JoinHandle;
 use crate::cli::Failure;
 use crate::config::file::ConfigFile;
 use crate::config::{Config, ConfigError, SourceConfig, rules};
-use crate::node::{self, Finding, Host, HostConfig, Lookout, NodeError, Surroundings};
+use crate::node::{self, Finding, HostConfig, Lookout, NodeError, Steering, Surroundings};
 use crate::signal::{self, Stop};
 use crate::socket::Socket;
 use crate::source::Source;
@@ -35,6 +37,7 @@ use crate::watch::{Api, ClientConfig};
 use lifecycle::Lifecycle;
 use reload::{Origin, Reloads};
 use state::State;
+use steering::Steered;
 
 /// Events that may wait between the source and the loop.
 const EVENTS: usize = 1024;
@@ -102,7 +105,7 @@ pub async fn serve(
     // The lock is ours: whatever file a dead process left at the socket's path may go.
     let socket = Socket::bind(&config.socket)
         .with_context(|| format!("cannot open the control socket {}", config.socket.display()))?;
-    let host = Host::install(host_config).await.context("cannot set up device and rules")?;
+    let host = Steered::install(host_config).await.context("cannot set up device and rules")?;
     let around = look_around(&config).context("cannot look at this host")?;
     let plane =
         Plane::start(&plane_config(&config), device.into_queues()).context("cannot start the workers")?;
@@ -174,7 +177,11 @@ fn list(findings: &[Finding]) -> String {
 pub fn host_config(config: &Config) -> HostConfig {
     HostConfig {
         device: config.device.clone(),
-        connmark: (config.return_path == ReturnPath::ConnMark).then_some(config.marks),
+        steering: match (config.return_path, config.alias) {
+            (ReturnPath::Masquerade, _) => Steering::Snat,
+            (ReturnPath::ConnMark, false) => Steering::Marks(config.marks),
+            (ReturnPath::ConnMark, true) => Steering::Alias,
+        },
         snat: config.snat.clone(),
         service_cidrs: config.service_cidrs.clone(),
         take_over: config.take_over,

@@ -187,7 +187,7 @@ fn unprivileged_part() -> ExitCode {
 async fn host_plan_inside() {
     let config = HostConfig {
         device: "tunway0".into(),
-        connmark: None,
+        steering: node::Steering::Snat,
         snat: vec!["10.200.0.1".parse().unwrap()],
         service_cidrs: vec![("10.96.0.0".parse().unwrap(), 12)],
         take_over: false,

@@ -44,6 +44,7 @@ impl Config {
             masquerade_all: Some(self.masquerade_all),
             return_path: Some(match self.return_path {
                 ReturnPath::Masquerade => ReturnPathName::Masquerade,
+                ReturnPath::ConnMark if self.alias => ReturnPathName::Conntrack,
                 ReturnPath::ConnMark => ReturnPathName::Connmark,
             }),
             marks: Some(MarksFile { packet: Some(self.marks.packet), original: Some(self.marks.original) }),

@@ -272,6 +272,9 @@ pub enum ReturnPathName {
     Auto,
     /// By connection marks: endpoints see the source kube-proxy would show them.
     Connmark,
+    /// By connection tracking and alias destinations: the same, without rules and marks that others could be in the way
+    /// of.
+    Conntrack,
     /// Every flow gets a SNAT address that is routed to this host.
     Masquerade,
 }
@@ -292,6 +295,7 @@ impl fmt::Display for ReturnPathName {
         f.write_str(match self {
             Self::Auto => "auto",
             Self::Connmark => "connmark",
+            Self::Conntrack => "conntrack",
             Self::Masquerade => "masquerade",
         })
     }

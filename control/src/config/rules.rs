@@ -201,9 +201,8 @@ pub(super) fn default_service_cidrs(snat: &[IpAddr]) -> Checked<Vec<(IpAddr, u8)
 /// The return path: on a node, which has the Kubernetes API, the one that keeps sources.
 pub(super) fn return_path(name: ReturnPathName, source: &SourceConfig) -> ReturnPath {
     match (name, source) {
-        (ReturnPathName::Connmark, _) | (ReturnPathName::Auto, SourceConfig::Kubernetes { .. }) => {
-            ReturnPath::ConnMark
-        }
+        (ReturnPathName::Connmark | ReturnPathName::Conntrack, _)
+        | (ReturnPathName::Auto, SourceConfig::Kubernetes { .. }) => ReturnPath::ConnMark,
         (ReturnPathName::Masquerade, _) | (ReturnPathName::Auto, SourceConfig::Manifests { .. }) => {
             ReturnPath::Masquerade
         }

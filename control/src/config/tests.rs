@@ -38,6 +38,7 @@ fn every_key_has_its_default() {
             service_cidrs: vec![("10.96.0.0".parse().unwrap(), 12), ("fd00:10:96::".parse().unwrap(), 112)],
             snat: PRIVATE_SNAT.into(),
             return_path: ReturnPath::ConnMark,
+            alias: false,
             marks: Marks { packet: 0x1000, original: 0x2000 },
             detect_local: DetectLocal::ClusterCidr(vec![]),
             node_port_addresses: NodePortAddresses::Primary,

@@ -12,9 +12,9 @@ use rtnetlink::packet_route::link::LinkMessage;
 
 use super::host::refused;
 use super::netlink::{Change, Netlink, is_absent};
-use super::plan::{self, MARK_TABLE, OurRule, PROTOCOL, TABLE};
+use super::plan::{self, LOCAL_TABLE, MARK_TABLE, OurRule, PROTOCOL, TABLE};
 use super::rt::{Family, Rule};
-use super::{HostConfig, NodeError, device, steer};
+use super::{HostConfig, NodeError, alias, device, steer};
 
 /// Where an instance keeps its lock and its socket, and its flow table if nothing else is configured: `DEVICE.*`.
 const RUN_DIR: &str = "/run/tunway";
@@ -33,16 +33,9 @@ pub async fn cleanup(config: &HostConfig) -> Result<Vec<String>, NodeError> {
     let mut netlink = Netlink::open().map_err(refused("open a netlink socket"))?;
     let mut removed = Vec::new();
     if !belongs_to_another(&mut netlink, config)? {
-        remove_rule(&mut netlink, OurRule::Lookup, config, &mut removed)?;
-        for table in [TABLE, MARK_TABLE] {
-            remove_routes(&mut netlink, table, config, &mut removed)?;
-        }
-        removed.extend(steer::remove(&config.device)?);
-        put_rule_zero_back(&mut netlink, config, &mut removed)?;
-        remove_mark_rules(&mut netlink, config, &mut removed)?;
-        for rule in [OurRule::SkipMark, OurRule::Local, OurRule::Skip, OurRule::End] {
-            remove_rule(&mut netlink, rule, config, &mut removed)?;
-        }
+        remove_routes(&mut netlink, LOCAL_TABLE, config, &mut removed)?;
+        remove_rules(&mut netlink, config, &mut removed)?;
+        removed.extend(alias::table::remove()?);
     }
     match config.firewall().remove_ours() {
         Ok(rules) => removed.extend(rules),
@@ -53,6 +46,25 @@ pub async fn cleanup(config: &HostConfig) -> Result<Vec<String>, NodeError> {
     remove_files(&config.device, &mut removed)?;
     drop(lock);
     Ok(removed)
+}
+
+/// Takes away what steers by rules: rule 110 first, rule 0 back before the one that stood for it goes.
+pub(super) fn remove_rules(
+    netlink: &mut Netlink,
+    config: &HostConfig,
+    removed: &mut Vec<String>,
+) -> Result<(), NodeError> {
+    remove_rule(netlink, OurRule::Lookup, config, removed)?;
+    for table in [TABLE, MARK_TABLE] {
+        remove_routes(netlink, table, config, removed)?;
+    }
+    removed.extend(steer::remove(&config.device)?);
+    put_rule_zero_back(netlink, config, removed)?;
+    remove_mark_rules(netlink, config, removed)?;
+    for rule in [OurRule::SkipMark, OurRule::Local, OurRule::Skip, OurRule::End] {
+        remove_rule(netlink, rule, config, removed)?;
+    }
+    Ok(())
 }
 
 /// Deletes a link.
@@ -115,7 +127,9 @@ fn belongs_to_another(netlink: &mut Netlink, config: &HostConfig) -> Result<bool
             return Ok(device != config.device);
         }
     }
-    Ok(false)
+    let link = netlink.link_by_name(&config.device).map_err(refused("look for the device"))?;
+    let index = link.map(|link| link.index);
+    alias::belongs_to_another(netlink, index).map_err(refused("read the local table"))
 }
 
 /// Before our rule for the local table goes there is another one.

@@ -66,6 +66,8 @@ struct ChainVerdict {
     accepts_in: bool,
     /// What goes to the device is accepted.
     accepts_out: bool,
+    /// The rule that drops everything else, if it is not the policy that does: its number (iptables) or handle (nft).
+    last: Option<String>,
     /// How to delete our rules: handles (nft), or arguments (iptables).
     ours: Vec<String>,
 }
@@ -139,7 +141,8 @@ impl Firewall {
         Ok(chains)
     }
 
-    /// Accepts the device in every chain that would drop its packets. Says what it inserted.
+    /// Accepts the device in every chain that would drop its packets, where the chain drops everything else: whatever
+    /// it drops or rejects before, as network policies do, it goes on dropping. Says what it inserted.
     pub(crate) fn accept_device(&self) -> Result<Vec<String>, FirewallError> {
         let mut done = Vec::new();
         for chain in self.forward_chains()?.iter().filter(|chain| chain.stops_device()) {
@@ -150,12 +153,19 @@ impl Firewall {
                 match &chain.place {
                     Place::Iptables(tool) => {
                         let arguments = iptables::accept_rule(&self.device, input);
-                        let insert = ["-w", LOCK_WAIT, "-I", "FORWARD"].map(str::to_owned).into_iter();
-                        run(&tool.program, &insert.chain(arguments).collect::<Vec<_>>(), None)?;
+                        let how = if chain.verdict.last.is_some() { "-I" } else { "-A" };
+                        let insert = ["-w", LOCK_WAIT, how, "FORWARD"].map(str::to_owned).into_iter();
+                        let insert = insert.chain(chain.verdict.last.clone()).chain(arguments);
+                        run(&tool.program, &insert.collect::<Vec<_>>(), None)?;
                     }
-                    Place::Nft { family, table, chain } => {
+                    Place::Nft { family, table, chain: name } => {
                         let rule = nft::accept_rule(&self.device, input);
-                        self.nft(&["insert", "rule", family, table, chain, &rule])?;
+                        match &chain.verdict.last {
+                            Some(at) => {
+                                self.nft(&["insert", "rule", family, table, name, "position", at, &rule])?;
+                            }
+                            None => drop(self.nft(&["add", "rule", family, table, name, &rule])?),
+                        }
                     }
                 }
                 let side = if input { "from" } else { "to" };
@@ -236,17 +246,21 @@ impl ForwardChain {
         }
     }
 
-    /// The commands that accept the device in it.
+    /// The commands that accept the device in it, after whatever it drops before it drops everything.
     pub(crate) fn remedy(&self, device: &str) -> String {
+        let last = self.verdict.last.as_deref();
         match &self.place {
             Place::Iptables(tool) => {
-                let name = tool.text();
-                format!("{name} -I FORWARD -i {device} -j ACCEPT; {name} -I FORWARD -o {device} -j ACCEPT")
+                let at = last.map_or("-A FORWARD".to_owned(), |number| format!("-I FORWARD {number}"));
+                let accept = |side: &str| format!("{} {at} {side} {device} -j ACCEPT", tool.text());
+                format!("{}; {}", accept("-i"), accept("-o"))
             }
-            Place::Nft { family, table, chain } => format!(
-                "nft insert rule {family} {table} {chain} iifname {device} accept; \
-                 nft insert rule {family} {table} {chain} oifname {device} accept"
-            ),
+            Place::Nft { family, table, chain } => {
+                let at = format!("{family} {table} {chain}");
+                let at = last
+                    .map_or(format!("add rule {at}"), |handle| format!("insert rule {at} position {handle}"));
+                format!("nft {at} iifname {device} accept; nft {at} oifname {device} accept")
+            }
         }
     }
 }

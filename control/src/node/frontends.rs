@@ -17,9 +17,26 @@ pub struct LocalFrontends {
     pub node_ports: BTreeSet<SvcPort>,
     /// Frontends at an address of this host, with their ports.
     pub frontends: BTreeSet<(IpAddr, SvcPort)>,
+    /// Frontends that are gone while flows of theirs are open: what belongs to a connection still leads here.
+    pub kept: BTreeSet<(IpAddr, SvcPort)>,
 }
 
 impl LocalFrontends {
+    /// It is served at this address of this host.
+    #[must_use]
+    pub fn serves(&self, addr: IpAddr, port: SvcPort) -> bool {
+        let node_port = || self.node_addresses.contains(&addr) && self.node_ports.contains(&port);
+        self.frontends.contains(&(addr, port)) || node_port()
+    }
+
+    /// Everything that is served here is served there, too.
+    #[must_use]
+    pub fn within(&self, other: &Self) -> bool {
+        self.node_addresses.is_subset(&other.node_addresses)
+            && self.node_ports.is_subset(&other.node_ports)
+            && self.frontends.is_subset(&other.frontends)
+    }
+
     /// Nothing is served at an address of this host.
     #[must_use]
     pub fn is_empty(&self) -> bool {

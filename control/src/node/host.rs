@@ -73,7 +73,7 @@ impl Host {
             tracing::info!("this kernel does no IPv6: only IPv4 rules and routes are made");
         }
         let firewall = if config.opens_forward() { Some(open_forward(&config, &mut netlink)?) } else { None };
-        let steer = if config.connmark.is_some() {
+        let steer = if config.marks().is_some() {
             Some(Steer::find().ok_or(NodeError::NoNft)?)
         } else {
             for gone in steer::remove(&config.device)? {
@@ -131,7 +131,7 @@ impl Host {
             self.converge().and_then(|mut work| work.fail())
         };
         self.attracted = outcome.is_ok();
-        let unserved = self.local_vips().into_iter().filter(|_| self.config.connmark.is_none());
+        let unserved = self.local_vips().into_iter().filter(|_| !self.config.keeps_sources());
         for vip in unserved.filter(|vip| !local_before.contains(vip)) {
             tracing::warn!(
                 %vip,
@@ -345,7 +345,7 @@ impl Work {
 
 /// Which firewall changes there is something to do about.
 fn interest(config: &HostConfig) -> Interest {
-    match (config.opens_forward(), config.connmark) {
+    match (config.opens_forward(), config.marks()) {
         (true, _) => Interest::Everything,
         (false, Some(_)) => Interest::OurTables,
         (false, None) => Interest::Nothing,

@@ -32,7 +32,7 @@ pub(crate) const TABLE: u32 = 7701;
 /// Where marked packets are routed: a default route to the device, and nothing else.
 pub(crate) const MARK_TABLE: u32 = 7702;
 /// `RT_TABLE_LOCAL`.
-const LOCAL_TABLE: u32 = 255;
+pub(crate) const LOCAL_TABLE: u32 = 255;
 /// The routing protocol number on everything of ours, so that it can be told from other people's.
 pub(crate) const PROTOCOL: u8 = 77;
 
@@ -301,7 +301,7 @@ pub(crate) fn family_name(family: Family) -> &'static str {
     }
 }
 
-fn route_message((address, length): Prefix, table: u32) -> RouteMessage {
+pub(crate) fn route_message((address, length): Prefix, table: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = Family::of(address).code();
     message.header.destination_prefix_length = length;

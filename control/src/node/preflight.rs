@@ -10,8 +10,11 @@ use super::netlink::Netlink;
 use super::plan::{MARK_TABLE, OurRule, PROTOCOL, TABLE, family_name};
 use super::rt::{Family, Link, Route, Rule};
 use super::view::ipv6_is_on;
-use super::{Finding, HostConfig, IPVS_DEVICE, Marks, NodeError, SNAT_REMEDY, host, settings, snat_faults};
+use super::{
+    Finding, HostConfig, IPVS_DEVICE, Marks, NodeError, SNAT_REMEDY, Steering, host, settings, snat_faults,
+};
 
+mod alias;
 mod connmark;
 mod ports;
 
@@ -79,7 +82,7 @@ fn sysctls(config: &HostConfig, read: &dyn Fn(&str) -> Option<String>) -> Vec<Fi
         if families.contains(&family) && value(path) == Some(0) {
             let why = format!("is 0: this host does not forward {} packets", family_name(family));
             // A cluster of one family has CIDRs of both by default, and its CNI turns on forwarding for one.
-            let other = config.connmark.is_some() && family == Family::V6 && families.contains(&Family::V4);
+            let other = config.keeps_sources() && family == Family::V6 && families.contains(&Family::V4);
             findings.push(Finding { fatal: !other, ..Finding::fatal(dotted(path), why, set(path, "1")) });
         }
     }
@@ -98,7 +101,7 @@ fn sysctls(config: &HostConfig, read: &dyn Fn(&str) -> Option<String>) -> Vec<Fi
     }
     // With connection marks this and more is looked at as a whole, and set where it can be.
     let most = settings::conntrack(config.max_flows).into_iter().find(|setting| setting.limits());
-    if let Some(most) = most.filter(|_| config.connmark.is_none())
+    if let Some(most) = most.filter(|_| !config.keeps_sources())
         && let Some(now) = value(most.path).filter(|now| !most.accepts(*now))
     {
         let why = format!("is {now}: where the kernel tracks connections {}", most.why);
@@ -122,7 +125,12 @@ fn network(config: &HostConfig, capable: bool) -> Result<Vec<Finding>, NodeError
         ));
     }
     let device = view.link(&config.device).map(|link| link.index);
-    for family in view.families() {
+    if config.steering == Steering::Alias {
+        findings.extend(alias::findings(config, &mut netlink, &view, capable)?);
+    }
+    // Where nothing is steered by rules, others' are their own affair.
+    let by_rules = config.steering != Steering::Alias;
+    for family in view.families().into_iter().filter(|_| by_rules) {
         let rules = netlink.rules(family).map_err(host::refused("read the rules"))?;
         findings.extend(foreign_rules(&rules, config));
         for table in [TABLE, MARK_TABLE] {
@@ -130,7 +138,7 @@ fn network(config: &HostConfig, capable: bool) -> Result<Vec<Finding>, NodeError
             findings.extend(foreign_routes(&routes, family, device));
         }
     }
-    if let Some(marks) = config.connmark {
+    if let Some(marks) = config.marks() {
         findings.extend(connmark::findings(config, marks, &view, capable));
     }
     if view.link(IPVS_DEVICE).is_some() {
@@ -166,7 +174,7 @@ fn forwarding_off(link: &Link, config: &HostConfig) -> Option<Finding> {
 fn foreign_rules(rules: &[Rule], config: &HostConfig) -> Vec<Finding> {
     let device = config.device.as_str();
     let mut ours = vec![OurRule::Skip, OurRule::Lookup, OurRule::End];
-    if let Some(Marks { packet, .. }) = config.connmark {
+    if let Some(Marks { packet, .. }) = config.marks() {
         ours.extend([OurRule::Mark(packet), OurRule::EarlyMark(packet), OurRule::SkipMark, OurRule::Local]);
     }
     let mut findings = Vec::new();
@@ -211,8 +219,8 @@ fn marked_rule(
     what: String,
     remedy: String,
 ) -> Option<Finding> {
-    let Marks { packet, original } = config.connmark.unwrap_or_default();
-    if config.connmark.is_some() {
+    let Marks { packet, original } = config.marks().unwrap_or_default();
+    if config.marks().is_some() {
         // A rule that compares the whole mark has the bits of its value.
         let bits = if mask == u32::MAX { mark } else { mask };
         let why = format!(

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 
 use super::rt::Family;
+use super::view::HostView;
 
 /// A file below /proc/sys and the value it must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +45,29 @@ pub(crate) fn conntrack(max_flows: u64) -> [Setting; 4] {
             why: "each flow takes two entries; once they are used up, the kernel drops new connections",
         },
     ]
+}
+
+/// Sets what can be set of [`conntrack`]; what was set. Preflight tells of the rest, with the remedy: it is nothing this
+/// process could do again and again.
+pub(crate) fn set_conntrack(max_flows: u64) -> Vec<String> {
+    let mut done = Vec::new();
+    for setting in conntrack(max_flows) {
+        if setting.read().is_none_or(|value| setting.accepts(value)) {
+            continue;
+        }
+        match setting.write() {
+            Err(error) => tracing::debug!(setting = setting.text(), %error, "left as it is"),
+            Ok(()) => done.push(setting.text()),
+        }
+    }
+    done
+}
+
+/// The first setting that bridges need and that is not so, with the reason.
+pub(crate) fn bridges_wrong(families: &[Family], view: &HostView) -> Option<String> {
+    let settings = families.iter().filter(|_| !view.bridges().is_empty()).map(|family| bridges(*family));
+    let mut wrong = settings.filter(|setting| !setting.read().is_some_and(|value| setting.accepts(value)));
+    wrong.next().map(|setting| format!("{} is needed for bridges: else {}", setting.text(), setting.why))
 }
 
 /// What bridges need: packets they pass on must go through the IP hooks, which recognize replies.

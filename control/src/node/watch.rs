@@ -9,12 +9,13 @@ use std::task::{Context, Poll};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 
+use super::alias;
 use super::netlink::messages;
-use super::plan::TABLE;
+use super::plan::{PROTOCOL, TABLE};
 use super::table::NAME;
 
 /// What may have changed.
@@ -87,8 +88,11 @@ impl Watch {
 impl Interest {
     /// Every message about a table, or about anything in one, carries the table's name.
     fn is_in(self, datagram: &[u8]) -> bool {
-        let name = [NAME.as_bytes(), &[0]].concat();
-        self == Self::Everything || datagram.windows(name.len()).any(|bytes| bytes == name)
+        let named = |name: &str| {
+            let name = [name.as_bytes(), &[0]].concat();
+            datagram.windows(name.len()).any(|bytes| bytes == name)
+        };
+        self == Self::Everything || named(NAME) || named(alias::table::NAME)
     }
 }
 
@@ -125,8 +129,10 @@ fn concerns_us(datagram: &[u8]) -> bool {
 fn route_concerns_us(route: &RouteMessage) -> bool {
     let named =
         |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::Table(table) if *table == TABLE);
+    // Ours in the local table are known by their protocol.
+    let local = route.header.protocol == RouteProtocol::Other(PROTOCOL);
     // A default route decides the node's address.
-    route.header.destination_prefix_length == 0 || route.attributes.iter().any(named)
+    route.header.destination_prefix_length == 0 || local || route.attributes.iter().any(named)
 }
 
 /// What we subscribe to.

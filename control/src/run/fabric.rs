@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use dataplane::packet::alias;
 use dataplane::packet::tuple::Family;
 use dataplane::service::{Fabric, LocalMap, Place, PortSet, ReturnPath};
 
@@ -23,6 +24,10 @@ pub struct Parts {
     detect: DetectLocal,
     node_ports: NodePortAddresses,
     here: Surroundings,
+    /// Packets may arrive by aliases.
+    alias: bool,
+    /// Addresses of frontends that are gone while flows of theirs are open.
+    kept: BTreeSet<IpAddr>,
 }
 
 impl Parts {
@@ -37,6 +42,8 @@ impl Parts {
             detect: config.detect_local.clone(),
             node_ports: config.node_port_addresses.clone(),
             here: Surroundings::default(),
+            alias: config.alias,
+            kept: BTreeSet::new(),
         }
     }
 
@@ -44,6 +51,7 @@ impl Parts {
     pub fn configure(&mut self, config: &Config) {
         let before = std::mem::replace(self, Self::new(config, Vec::new()));
         self.here = before.here;
+        self.kept = before.kept;
         // Neither this host's nor the range of node ports is read again.
         self.configured.reserved_ports = before.configured.reserved_ports;
     }
@@ -51,6 +59,17 @@ impl Parts {
     /// This host is now so.
     pub fn surround(&mut self, here: Surroundings) {
         self.here = here;
+    }
+
+    /// Packets may arrive by aliases.
+    #[must_use]
+    pub fn by_alias(&self) -> bool {
+        self.alias
+    }
+
+    /// These frontends' addresses are kept for their open flows.
+    pub fn keep(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.kept = addresses;
     }
 
     /// Addresses of this host.
@@ -66,6 +85,12 @@ impl Parts {
         if fabric.return_path == ReturnPath::ConnMark {
             fabric.local = Arc::new(local_map(&self.detect, &self.here, desired.node()));
             fabric.node_addresses = self.node_ports.accepted(desired.node(), &self.here.hosts);
+        }
+        if self.alias {
+            let addresses = self.hosts().chain(self.kept.iter().copied());
+            fabric.aliased = addresses.map(|addr| (alias::of(addr), addr)).collect();
+            fabric.aliased.sort_unstable();
+            fabric.aliased.dedup();
         }
         fabric
     }
@@ -168,6 +193,8 @@ mod tests {
             ((ip("fd00:244:1::"), 64), true),
         ];
         Parts {
+            alias: false,
+            kept: BTreeSet::new(),
             assumed: false,
             configured,
             detect,

@@ -4,9 +4,7 @@
 //! up and go out together. Routes follow a publish: before there is a route for an address no packet for it comes
 //! here, so a published Service without its route loses nothing, while a route without its Service would.
 
-use std::collections::BTreeSet;
 use std::future::pending;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -17,7 +15,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::reload::{self, Change, Reloads, Reread};
 use super::state::State;
-use crate::node::{Host, LocalFrontends, NodeError, Surroundings};
+use super::steering::Steering;
+use crate::node::{NodeError, Surroundings};
 use crate::publish::Pacer;
 use crate::signal::Stop;
 use crate::socket::Ask;
@@ -29,38 +28,10 @@ const PUBLISH_INTERVAL: Duration = Duration::from_millis(50);
 const COLLECT_INTERVAL: Duration = Duration::from_millis(50);
 /// Ended workers are noticed, and routes that could not be set are tried again, this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// While frontends that are gone have open flows, these are looked for this often.
+const KEPT_INTERVAL: Duration = Duration::from_secs(5);
 /// Events taken before something else has its turn.
 const EVENTS_AT_ONCE: usize = 1024;
-
-/// What brings packets here. [`Host`] in earnest.
-pub trait Steering {
-    /// The Service CIDRs, for the next [`Steering::attract`].
-    fn set_service_cidrs(&mut self, cidrs: &BTreeSet<(IpAddr, u8)>);
-    /// Routes for the Service CIDRs, and for exactly those of these addresses that lie outside them.
-    fn attract(&mut self, vips: &BTreeSet<IpAddr>) -> impl Future<Output = Result<(), NodeError>>;
-    /// Exactly these addresses and ports of this host lead here.
-    fn serve(&mut self, local: &LocalFrontends) -> impl Future<Output = Result<(), NodeError>>;
-    /// Waits until something had to be put back, and says what. May be dropped at any time.
-    fn repair(&mut self) -> impl Future<Output = Result<Vec<String>, NodeError>>;
-}
-
-impl Steering for Host {
-    fn set_service_cidrs(&mut self, cidrs: &BTreeSet<(IpAddr, u8)>) {
-        Self::set_service_cidrs(self, cidrs);
-    }
-
-    async fn attract(&mut self, vips: &BTreeSet<IpAddr>) -> Result<(), NodeError> {
-        Self::attract(self, vips).await
-    }
-
-    async fn serve(&mut self, local: &LocalFrontends) -> Result<(), NodeError> {
-        Self::serve(self, local).await
-    }
-
-    async fn repair(&mut self) -> Result<Vec<String>, NodeError> {
-        Self::repair(self).await
-    }
-}
 
 /// A run from the first event to the stop.
 #[derive(Debug)]
@@ -80,6 +51,8 @@ pub struct Lifecycle<S> {
     repair_at: Option<Instant>,
     /// Services came or went since routes were last compared.
     frontends_moved: bool,
+    /// When open flows of frontends that are gone are looked for again.
+    kept_at: Instant,
     /// The last time routes were set, they could be.
     routed: bool,
     /// The same of what is served at addresses of this host.
@@ -102,6 +75,7 @@ impl<S: Steering> Lifecycle<S> {
             stop_at: None,
             repair_at: None,
             frontends_moved: true,
+            kept_at: Instant::now(),
             routed: false,
             served: true,
         }
@@ -256,12 +230,24 @@ impl<S: Steering> Lifecycle<S> {
         self.state.tell_troubles();
         self.collect();
         if self.state.has_world() {
+            self.keep_open();
             self.serve_locally().await;
             if std::mem::take(&mut self.frontends_moved) {
                 self.route().await?;
             }
         }
         Ok(())
+    }
+
+    /// Frontends that went are kept for their open flows: workers know before packets come another way.
+    fn keep_open(&mut self) {
+        if !self.state.keep_open() {
+            return;
+        }
+        self.frontends_moved = true;
+        if let Err(error) = self.state.publish() {
+            tracing::error!(%error, "this state cannot be served: the last one goes on");
+        }
     }
 
     /// What comes to addresses of this host and is a Service's leads here. Before it does, or after, the host has it:
@@ -280,7 +266,7 @@ impl<S: Steering> Lifecycle<S> {
     /// Makes the routes those of the published Services; the first time done, new flows are served.
     async fn route(&mut self) -> anyhow::Result<()> {
         self.steering.set_service_cidrs(&self.state.service_cidrs());
-        match self.steering.attract(self.state.frontends()).await {
+        match self.steering.attract(&self.state.routed()).await {
             Ok(()) => {}
             // While it stops it is not ready any more, and what is served now must still drain.
             Err(error) if self.state.is_ready() || self.stop_at.is_some() => {
@@ -322,8 +308,16 @@ impl<S: Steering> Lifecycle<S> {
         }
         self.state.keep_house();
         self.state.answer_health_checks();
-        if !self.served {
+        let looks = self.state.keeps_open() && self.kept_at <= Instant::now();
+        if looks {
+            self.kept_at = Instant::now() + KEPT_INTERVAL;
+            self.keep_open();
+        }
+        if !self.served || looks {
             self.serve_locally().await;
+        }
+        if std::mem::take(&mut self.frontends_moved) && self.state.is_ready() {
+            self.route().await?;
         }
         if self.state.is_ready() && !self.routed {
             self.route().await?;

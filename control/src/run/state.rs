@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dataplane::packet::tuple::Tuple;
 use dataplane::plane::{Plane, PlaneError};
 use dataplane::service::{BuildError, Snapshot, World};
 
@@ -16,6 +17,7 @@ use crate::health::HealthPorts;
 use crate::model::{Node, Problem};
 use crate::node::{LocalFrontends, Surroundings, reserved_ports};
 use crate::run::fabric::Parts;
+use crate::run::kept::Kept;
 use crate::run::troubles::{ByObject, Troubles};
 use crate::source::{Event, Kind};
 
@@ -32,6 +34,7 @@ pub struct State {
     compiler: Compiler,
     parts: Parts,
     detect: DetectLocal,
+    kept: Kept,
     /// What keeps the first world back, by object.
     waits: ByObject,
     /// What is wrong with the configuration file since it was last good.
@@ -66,6 +69,7 @@ impl State {
             compiler,
             parts: Parts::new(config, reserved_ports()),
             detect: config.detect_local.clone(),
+            kept: Kept::default(),
             waits: ByObject::new(),
             misconfigured: ByObject::new(),
             world: None,
@@ -171,6 +175,34 @@ impl State {
         self.parts.service_cidrs(&self.desired)
     }
 
+    /// The addresses to route here. Where packets do not come by aliases, those of frontends that are kept are among
+    /// them.
+    #[must_use]
+    pub fn routed(&self) -> BTreeSet<IpAddr> {
+        let kept = if self.parts.by_alias() { BTreeSet::new() } else { self.kept.addresses() };
+        self.frontends().union(&kept).copied().collect()
+    }
+
+    /// Looks for frontends that are gone while flows of theirs are open: these are still led here. True if that has
+    /// changed; then the fabric has, too.
+    pub fn keep_open(&mut self) -> bool {
+        let local = self.local_frontends();
+        let Self { kept, plane, compiler, .. } = self;
+        let flows = |each: &mut dyn FnMut(Tuple<IpAddr>)| plane.flows(&mut |row| each(row.forward));
+        if !kept.look(compiler.frontends(), &local, flows) {
+            return false;
+        }
+        self.parts.keep(self.kept.addresses());
+        self.weave();
+        true
+    }
+
+    /// Frontends are kept for open flows.
+    #[must_use]
+    pub fn keeps_open(&self) -> bool {
+        !self.kept.frontends().is_empty()
+    }
+
     /// Every address some Service is to be reached at, for routes.
     #[must_use]
     pub fn frontends(&self) -> &BTreeSet<IpAddr> {
@@ -190,6 +222,7 @@ impl State {
             node_addresses,
             node_ports: self.compiler.node_ports(),
             frontends: frontends.collect(),
+            kept: self.kept.frontends().clone(),
         }
     }
 

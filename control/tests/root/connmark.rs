@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use control::node::{Host, HostConfig, Marks, cleanup};
+use control::node::{Host, HostConfig, Marks, Steering, cleanup};
 
 use crate::host::{
     QUIET, REPAIRED, assert_same, block_on, connmark, enter, enter_with_device, everything, installed, ip,
@@ -254,7 +254,9 @@ pub(crate) fn other_bits_replace_the_old_ones() {
     block_on(async {
         drop(installed(connmark(), &["203.0.113.10"]).await);
         let other = Marks { packet: 0x10_0000, original: 0x20_0000 };
-        drop(installed(HostConfig { connmark: Some(other), ..connmark() }, &["203.0.113.10"]).await);
+        drop(
+            installed(HostConfig { steering: Steering::Marks(other), ..connmark() }, &["203.0.113.10"]).await,
+        );
         for family in ["-4", "-6"] {
             let now = rules(family);
             assert!(now.len() == 1 && now[0].contains("fwmark 0x100000/0x100000"), "{now:?}");

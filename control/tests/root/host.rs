@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use control::node::{Host, HostConfig, Marks};
+use control::node::{Host, HostConfig, Marks, Steering};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -53,7 +53,7 @@ pub(crate) fn enter_with_device() {
 pub(crate) fn config() -> HostConfig {
     HostConfig {
         device: "tunway0".into(),
-        connmark: None,
+        steering: Steering::Snat,
         snat: vec![addr("10.200.0.1"), addr("fd00:fffe:77::1")],
         service_cidrs: vec![(addr("10.96.0.0"), 12), (addr("fd00:96::"), 108)],
         take_over: false,
@@ -66,7 +66,7 @@ pub(crate) fn config() -> HostConfig {
 /// The same with connection marks.
 pub(crate) fn connmark() -> HostConfig {
     HostConfig {
-        connmark: Some(Marks::default()),
+        steering: Steering::Marks(Marks::default()),
         snat: vec![addr("169.254.77.1"), addr("fd00:fffe:77::1")],
         ..config()
     }

@@ -18,6 +18,7 @@ use crate::host::{
 fn served(ports: &[u16]) -> LocalFrontends {
     let port = |port: u16| SvcPort { port, proto: Proto::Tcp };
     LocalFrontends {
+        kept: [].into(),
         node_addresses: [addr("192.168.77.1"), addr("fd00:77::1")].into(),
         node_ports: ports.iter().map(|number| port(*number)).collect(),
         frontends: [(addr("192.168.77.1"), port(443))].into(),

@@ -131,7 +131,7 @@ pub(crate) fn every_fault_is_named() {
             config(),
             true,
             "iptables-nft FORWARD",
-            "iptables-nft -I FORWARD -i tunway0 -j ACCEPT",
+            "iptables-nft -A FORWARD -i tunway0 -j ACCEPT",
         ),
         ("ip6tables -A FORWARD -j REJECT", config(), true, "ip6tables-nft FORWARD", "-o tunway0 -j ACCEPT"),
         (
@@ -139,7 +139,7 @@ pub(crate) fn every_fault_is_named() {
             config(),
             true,
             "nft chain inet fw pass",
-            "nft insert rule inet fw pass iifname tunway0 accept",
+            "nft add rule inet fw pass iifname tunway0 accept",
         ),
     ] {
         join(thread::spawn(move || {

@@ -98,10 +98,8 @@ fn measure(style: Style) {
     for (node, before) in [1, 2].into_iter().zip(before) {
         site.kill(node);
         let left = state(&site.nodes[usize::from(node) - 1]);
-        assert!(
-            left.contains("60:\tfrom all lookup local proto 77"),
-            "the local table was not moved: {left}"
-        );
+        assert!(left.contains("table inet tunway_alias") && left.contains("240.0.0.0/4"), "{left}");
+        assert!(!left.contains("lookup 7701") && !left.contains("lookup 7702"), "no rule is made: {left}");
         site.cleanup(node);
         assert_same(&site.nodes[usize::from(node) - 1], &before);
     }
@@ -112,11 +110,12 @@ fn wait_until_all_is_served(site: &Site, node: u8) {
     let space = site.space(Party::Node(node));
     let all = services::all();
     wait_for("every node port is marked", PATIENCE, || {
-        let set = space.run("nft list set inet tunway nodeports").unwrap();
+        let set = space.run("nft list set inet tunway_alias nodeports").unwrap();
         all.iter().all(|service| set.contains(&format!("tcp . {}", service.node_port())))
     });
     wait_for("every address is routed", PATIENCE, || {
-        let routes = ["-4", "-6"].map(|family| space.ip(&format!("{family} route show table 7701")).unwrap());
+        let routes = ["-4", "-6"]
+            .map(|family| space.ip(&format!("{family} route show table local proto 77")).unwrap());
         let addresses = all.iter().flat_map(|service| service.outer());
         addresses.into_iter().all(|ip| routes.concat().contains(&format!("{ip} dev")))
     });

@@ -160,7 +160,7 @@ impl Site {
     pub(crate) fn start(&mut self, node: u8, more: &str) {
         let dir = self.dir.path();
         let config = format!(
-            "apiVersion: tunway.dev/v1alpha1\nkind: Config\ndevice: {}\nworkers: 2\nreturnPath: connmark\n\
+            "apiVersion: tunway.dev/v1alpha1\nkind: Config\ndevice: {}\nworkers: 2\nreturnPath: conntrack\n\
              serviceCIDRs: [10.96.0.0/16, 'fd00:96::/112']\n\
              detectLocal: {{mode: clusterCIDR, clusterCIDRs: [10.244.0.0/16, 'fd00:244::/32']}}\n\
              maxFlows: {{ipv4: 16384, ipv6: 16384}}\nsource: {{manifests: {}}}\nsocket: {}\nnodeName: n{node}\n{more}",

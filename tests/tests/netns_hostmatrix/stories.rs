@@ -43,7 +43,7 @@ pub(crate) fn killed_and_repaired() {
     let mut beside = [false, true].map(|v6| Chat::open(site.space(HERE), direct(v6), PATIENCE).unwrap());
     let kept = state(&site.nodes[0]);
     site.kill(1);
-    assert!(state(&site.nodes[0]).contains("table inet tunway") && kept.contains("lookup 7702"));
+    assert!(state(&site.nodes[0]).contains("table inet tunway_alias") && kept.contains("240.0.0.0/4"));
     for (v6, chat) in [false, true].into_iter().zip(&mut beside) {
         assert_eq!(chat.ask().unwrap(), HERE.address(v6), "a direct connection goes on");
         assert_eq!(stream(site.space(HERE), direct(v6), PATIENCE).unwrap(), HERE.address(v6));
@@ -58,13 +58,9 @@ pub(crate) fn killed_and_repaired() {
     let device = site.device(1).to_owned();
     let good = state(node);
     for damage in [
-        "nft delete table inet tunway",
-        "nft delete table bridge tunway",
         "nft flush ruleset",
-        "ip rule del preference 105",
-        "ip -6 rule del preference 105",
-        "ip route flush table 7702",
-        "ip -6 route flush table 7702",
+        "ip route flush table local proto 77",
+        "ip -6 route flush table local proto 77",
         &format!("ip addr flush dev {device}"),
     ] {
         node.run(damage).unwrap();
@@ -125,7 +121,7 @@ pub(crate) fn cleanup() {
     for (node, before) in [1, 2].into_iter().zip(before) {
         site.kill(node);
         assert!(
-            state(&site.nodes[usize::from(node) - 1]).contains("table inet tunway"),
+            state(&site.nodes[usize::from(node) - 1]).contains("table inet tunway_alias"),
             "a kill leaves all of it"
         );
         site.cleanup(node);

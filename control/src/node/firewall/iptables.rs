@@ -6,17 +6,24 @@ use super::{COMMENT, ChainVerdict};
 /// Judges `iptables -S FORWARD`.
 pub(super) fn verdict(text: &str, device: &str) -> ChainVerdict {
     let mut verdict = ChainVerdict::default();
+    let mut number = 0;
     for line in text.lines() {
         if let Some(policy) = line.strip_prefix("-P FORWARD ") {
             verdict.drops = policy.trim() == "DROP";
         }
         let Some(rule) = line.strip_prefix("-A FORWARD ") else { continue };
+        number += 1;
+        // What stands behind a rule that drops everything is never asked.
+        let asked = verdict.last.is_none();
         let words = words_without_comment(rule);
         match words.as_slice() {
-            ["-j", "ACCEPT"] => (verdict.accepts_in, verdict.accepts_out) = (true, true),
-            ["-j", "DROP"] | ["-j", "REJECT", ..] => verdict.drops = true,
-            ["-i", name, "-j", "ACCEPT"] if names(name, device) => verdict.accepts_in = true,
-            ["-o", name, "-j", "ACCEPT"] if names(name, device) => verdict.accepts_out = true,
+            ["-j", "ACCEPT"] if asked => (verdict.accepts_in, verdict.accepts_out) = (true, true),
+            ["-j", "DROP"] | ["-j", "REJECT", ..] if asked => {
+                verdict.drops = true;
+                verdict.last = Some(number.to_string());
+            }
+            ["-i", name, "-j", "ACCEPT"] if asked && names(name, device) => verdict.accepts_in = true,
+            ["-o", name, "-j", "ACCEPT"] if asked && names(name, device) => verdict.accepts_out = true,
             _ => {}
         }
         for input in [true, false] {
@@ -124,6 +131,20 @@ mod tests {
             (true, false, false),
             "an accept with a condition, or for another device, is none"
         );
+        assert_eq!(
+            judge("-P FORWARD ACCEPT\n-A FORWARD -j DROP\n-A FORWARD -i tunway0 -j ACCEPT\n"),
+            (true, false, false),
+            "what stands behind a drop is never asked"
+        );
+    }
+
+    #[test]
+    fn the_rule_that_drops_everything_is_numbered_as_iptables_numbers_it() {
+        let last = |text: &str| verdict(text, "tunway0").last;
+        assert_eq!(last("-P FORWARD DROP\n-A FORWARD -j POLICIES\n"), None, "the policy drops: at the end");
+        let text = "-P FORWARD ACCEPT\n-A FORWARD -j POLICIES\n-A FORWARD -s 10.1.0.2/32 -j DROP\n\
+                    -A FORWARD -j REJECT --reject-with icmp-host-prohibited\n-A FORWARD -j DROP\n";
+        assert_eq!(last(text).as_deref(), Some("3"), "behind the policies and the drop with a condition");
     }
 
     #[test]

@@ -63,9 +63,14 @@ pub(super) fn verdict(json: &str, device: &str) -> ChainVerdict {
             }
             _ => false,
         };
-        verdict.drops |= drops && matches.is_empty();
-        verdict.accepts_in |= accepts && (matches.is_empty() || by_device("iifname"));
-        verdict.accepts_out |= accepts && (matches.is_empty() || by_device("oifname"));
+        // What stands behind a rule that drops everything is never asked.
+        let asked = verdict.last.is_none();
+        verdict.accepts_in |= asked && accepts && (matches.is_empty() || by_device("iifname"));
+        verdict.accepts_out |= asked && accepts && (matches.is_empty() || by_device("oifname"));
+        if asked && drops && matches.is_empty() {
+            verdict.drops = true;
+            verdict.last = rule.get("handle").and_then(Value::as_u64).map(|handle| handle.to_string());
+        }
         let ours = text(&rule, "comment") == COMMENT && (by_device("iifname") || by_device("oifname"));
         if let Some(handle) = rule.get("handle").and_then(Value::as_u64).filter(|_| ours && accepts) {
             verdict.ours.push(handle.to_string());
@@ -155,6 +160,9 @@ mod tests {
         );
         assert_eq!(judge("drop", &[&by_name("iifname", r#""eth0""#)]), (true, false, false));
         assert_eq!(judge("drop", &[r#"{"accept":null}"#]), (true, true, true));
+        let last = |policy: &str, rules: &[&str]| verdict(&chain(policy, rules), "tunway0").last;
+        assert_eq!(last("accept", &[established, r#"{"drop":null}"#]).as_deref(), Some("7"));
+        assert_eq!(last("drop", &[established]), None, "the policy drops: at the end");
     }
 
     #[test]

@@ -17,7 +17,7 @@ impl Host {
     /// The kernel or `nft` refuses something; the next call tries again, also with the same ones, and so does
     /// [`Host::repair`].
     pub async fn serve(&mut self, local: &LocalFrontends) -> Result<(), NodeError> {
-        if self.config.connmark.is_none() || (self.local == *local && self.served) {
+        if self.config.marks().is_none() || (self.local == *local && self.served) {
             return Ok(());
         }
         let moves = self.local.is_empty() != local.is_empty();

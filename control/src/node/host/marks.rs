@@ -19,7 +19,7 @@ impl Host {
         link: &Link,
         work: &mut Work,
     ) -> Result<(), NodeError> {
-        let bit = self.config.connmark.map(|marks| marks.packet);
+        let bit = self.config.marks().map(|marks| marks.packet);
         let early = !self.local.is_empty();
         let wanted = bit.map(|bit| if early { OurRule::EarlyMark(bit) } else { OurRule::Mark(bit) });
         let everything = plan::mark_destination(family, wanted.is_some());
@@ -36,9 +36,8 @@ impl Host {
     /// The nftables rules, if anything they depend on has changed. That somebody else changed them is told by the
     /// firewall's hints.
     pub(super) fn steer_replies(&mut self, view: &HostView, work: &mut Work) {
-        let (Some(steer), Some(marks)) = (&mut self.steer, self.config.connmark) else { return };
+        let (Some(steer), Some(marks)) = (&mut self.steer, self.config.marks()) else { return };
         let inputs = inputs(&self.config, marks, &self.local, view);
-        let bridged = !inputs.bridges.is_empty();
         if !steer.is_for(&inputs) {
             match steer.ensure(&inputs) {
                 Ok(done) => work.done.extend(done),
@@ -47,29 +46,14 @@ impl Host {
             // The first rule that asks for connection tracking may be what loads it.
             self.set_conntrack(work);
         }
-        let families = self.config.families().into_iter().filter(|_| bridged);
-        for setting in families.map(settings::bridges) {
-            if !setting.read().is_some_and(|value| setting.accepts(value)) {
-                let told = || format!("{} is needed for bridges: else {}", setting.text(), setting.why);
-                work.wrong.get_or_insert_with(told);
-            }
-        }
+        work.wrong = work.wrong.take().or_else(|| settings::bridges_wrong(&self.config.families(), view));
     }
 
     pub(super) fn set_conntrack(&mut self, work: &mut Work) {
-        if self.config.connmark.is_none() {
+        if !self.config.keeps_sources() {
             return;
         }
-        for setting in settings::conntrack(self.config.max_flows) {
-            if setting.read().is_none_or(|value| setting.accepts(value)) {
-                continue;
-            }
-            match setting.write() {
-                // Preflight says so, with the remedy: it is nothing this process could do again and again.
-                Err(error) => tracing::debug!(setting = setting.text(), %error, "left as it is"),
-                Ok(()) => work.done.push(setting.text()),
-            }
-        }
+        work.done.extend(settings::set_conntrack(self.config.max_flows));
     }
 }
 

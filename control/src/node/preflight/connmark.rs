@@ -10,14 +10,7 @@ use super::super::{Finding, HostConfig, LocalFrontends, Marks, NFT_REMEDY};
 /// The program `nft` and a kernel that takes our rules, connection tracking as it must be, bridges whose packets pass
 /// it, and nobody else on our bits.
 pub(super) fn findings(config: &HostConfig, marks: Marks, view: &HostView, capable: bool) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for setting in settings::conntrack(config.max_flows) {
-        findings.extend(setting.read().and_then(|now| conntrack(&setting, now)));
-    }
-    if let Some(bridge) = view.bridges().first() {
-        let off = config.families().into_iter().map(settings::bridges);
-        findings.extend(off.filter_map(|setting| bridged(&setting, &bridge.name)));
-    }
+    let mut findings = tracking(config, view);
     match Steer::find() {
         None => findings.push(Finding::fatal(
             "nft",
@@ -27,9 +20,23 @@ pub(super) fn findings(config: &HostConfig, marks: Marks, view: &HostView, capab
         Some(steer) if capable => {
             findings.extend(tables(&steer, config, marks, view));
             findings.extend(foreign_marks(config, marks));
-            findings.extend(source_checks(config, marks));
+            let replies = format!("with mark {:#x}", marks.packet);
+            findings.extend(source_checks(config, &replies));
         }
         Some(_) => {}
+    }
+    findings
+}
+
+/// Connection tracking as it must be, and bridges whose packets pass it.
+pub(super) fn tracking(config: &HostConfig, view: &HostView) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for setting in settings::conntrack(config.max_flows) {
+        findings.extend(setting.read().and_then(|now| conntrack(&setting, now)));
+    }
+    if let Some(bridge) = view.bridges().first() {
+        let off = config.families().into_iter().map(settings::bridges);
+        findings.extend(off.filter_map(|setting| bridged(&setting, &bridge.name)));
     }
     findings
 }
@@ -111,15 +118,16 @@ fn foreign_marks(config: &HostConfig, marks: Marks) -> Vec<Finding> {
     findings
 }
 
-/// Others' checks of sources. No reason not to start: they may be meant for one family, in which there may be no Service.
-fn source_checks(config: &HostConfig, Marks { packet, .. }: Marks) -> Vec<Finding> {
+/// Others' checks of sources, to which replies come back as `replies` says. No reason not to start: they may be meant for
+/// one family, in which there may be no Service.
+pub(super) fn source_checks(config: &HostConfig, replies: &str) -> Vec<Finding> {
     // That the firewall cannot be looked at was said with its marks.
     let mut checks = config.firewall().source_checks().unwrap_or_default();
     checks.truncate(MOST_RULES);
     let finding = |check: SourceCheck| {
         let why = format!(
             "drops what does not come in by the way back to its source: packets from {}, whose sources are kept, and \
-             replies with mark {packet:#x}, whose way back leads there",
+             replies {replies}, whose way back leads there",
             config.device
         );
         let remedy = format!(

@@ -8,7 +8,7 @@ use super::super::{Finding, HostConfig};
 /// The range of node ports overlaps the range the kernel chooses ports from, and is not all reserved: a process may be
 /// given a node port. `read` reads a file below /proc/sys. Without connection marks no node port is served.
 pub(super) fn overlap(config: &HostConfig, read: &dyn Fn(&str) -> Option<String>) -> Option<Finding> {
-    config.connmark?;
+    config.keeps_sources().then_some(())?;
     let (first, last) = config.node_port_range;
     let (lowest, highest) = range(&read(CHOSEN)?)?;
     let reserved = read(RESERVED).unwrap_or_default();

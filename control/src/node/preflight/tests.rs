@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use rtnetlink::packet_route::rule::RuleAction;
 
+use super::super::Steering;
 use super::*;
 
 #[test]
@@ -99,7 +100,7 @@ fn rules_in_our_places_are_fatal_and_overlapping_marks_a_warning() {
 
 #[test]
 fn with_connection_marks_a_rule_on_our_bit_is_fatal() {
-    let connmark = HostConfig { connmark: Some(Marks::default()), ..config() };
+    let connmark = HostConfig { steering: Steering::Marks(Marks::default()), ..config() };
     let rule = Rule {
         family: Family::V4,
         preference: 7,
@@ -137,7 +138,7 @@ fn with_connection_marks_a_rule_on_our_bit_is_fatal() {
 
 #[test]
 fn a_cluster_of_one_family_need_not_forward_the_other() {
-    let connmark = HostConfig { connmark: Some(Marks::default()), ..config() };
+    let connmark = HostConfig { steering: Steering::Marks(Marks::default()), ..config() };
     let found = sysctls(&connmark, &|path| (path == "net/ipv6/conf/all/forwarding").then(|| "0".to_owned()));
     assert_eq!(found.iter().map(|finding| finding.fatal).collect::<Vec<_>>(), [false]);
     let found = sysctls(&connmark, &|path| (path == "net/ipv4/ip_forward").then(|| "0".to_owned()));
@@ -146,7 +147,7 @@ fn a_cluster_of_one_family_need_not_forward_the_other() {
 
 #[test]
 fn node_ports_the_kernel_may_give_away_are_named() {
-    let connmark = HostConfig { connmark: Some(Marks::default()), ..config() };
+    let connmark = HostConfig { steering: Steering::Marks(Marks::default()), ..config() };
     let found = |config: &HostConfig, chosen: &str, reserved: &str| {
         let read = |path: &str| match path {
             "net/ipv4/ip_local_port_range" => Some(format!("{chosen}\n")),
@@ -204,7 +205,7 @@ fn a_sysctl_of_a_device_with_a_dot_is_written_as_sysctl_reads_it() {
 fn config() -> HostConfig {
     HostConfig {
         device: "tunway0".into(),
-        connmark: None,
+        steering: Steering::Snat,
         snat: vec![ip("10.200.0.1"), ip("fd00:fffe:77::1")],
         service_cidrs: vec![(ip("10.96.0.0"), 12), (ip("fd00:96::"), 108)],
         take_over: false,

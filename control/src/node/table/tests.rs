@@ -89,6 +89,7 @@ fn inputs() -> Inputs {
 fn served(node_ports: &[(Proto, u16)]) -> LocalFrontends {
     let port = |(proto, port): &(Proto, u16)| SvcPort { port: *port, proto: *proto };
     LocalFrontends {
+        kept: [].into(),
         node_addresses: ["192.0.2.1", "fd00::1"].map(|addr| addr.parse().unwrap()).into(),
         node_ports: node_ports.iter().map(port).collect(),
         frontends: [("192.0.2.1".parse().unwrap(), port(&(Proto::Sctp, 80)))].into(),

@@ -5,6 +5,8 @@ mod reloads;
 mod shown;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use dataplane::flow::RegionConfig;
@@ -19,6 +21,7 @@ use crate::config::file::{ConfigFile, SourceFile};
 use crate::config::{Config, Machine};
 use crate::fixtures::{self, slice};
 use crate::model::{Port, Service};
+use crate::node::LocalFrontends;
 use crate::socket::wire::{Answer, Query, Services, Status};
 
 /// A host that takes down what it is asked for.

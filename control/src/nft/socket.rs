@@ -1,0 +1,396 @@
+//! The socket: transactions and dumps.
+
+use std::collections::BTreeSet;
+use std::io;
+
+use nix::libc::{EEXIST, ENOENT, EOPNOTSUPP, EPERM};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::TimeVal;
+use rtnetlink::sys::protocols::NETLINK_NETFILTER;
+use rtnetlink::sys::{Socket, SocketAddr};
+
+use super::message::{Answer, Attributes, BATCH_BEGIN, BATCH_END, Bytes, DONE, INET, Kind, LIST_ELEM, flag};
+use super::{Chain, Set, Table};
+
+/// Why a table could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NftError {
+    /// Another process that runs owns the table.
+    #[error("table inet {0} belongs to another process that is still running")]
+    Owned(&'static str),
+    /// The kernel refused something.
+    #[error("cannot {doing}: {source}")]
+    Refused {
+        /// What.
+        doing: String,
+        /// The kernel's word.
+        source: io::Error,
+    },
+}
+
+/// A socket of the network namespace it was opened in. While it is open, what it owns is its.
+pub(crate) struct Nft {
+    socket: Socket,
+    sequence: u32,
+    /// Tables get an owner; `None` until one was asked for.
+    owns: Option<bool>,
+}
+
+/// One message of a transaction, for its error's sake.
+struct Part {
+    doing: String,
+    kind: Kind,
+    flags: u16,
+    attributes: Bytes,
+}
+
+impl Nft {
+    /// Opens a socket.
+    pub(crate) fn open() -> Result<Self, NftError> {
+        let open = || -> io::Result<Socket> {
+            let mut socket = Socket::new(NETLINK_NETFILTER)?;
+            socket.bind_auto()?;
+            socket.connect(&SocketAddr::new(0, 0))?;
+            socket.set_cap_ack(true)?;
+            // The kernel always answers; a bug that made us wait for more than it says must not hang the plan.
+            setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::new(ANSWER_LIMIT, 0))?;
+            Ok(socket)
+        };
+        let socket = open().map_err(refused("open a netfilter socket"))?;
+        Ok(Self { socket, sequence: 0, owns: None })
+    }
+
+    /// Whether what was written has an owner: others cannot change it.
+    pub(crate) fn owns(&self) -> bool {
+        self.owns == Some(true)
+    }
+
+    /// Makes the table exactly this, whatever is there of that name, in one transaction.
+    pub(crate) fn replace(&mut self, table: &Table) -> Result<(), NftError> {
+        if self.owns.is_none() {
+            self.owns = Some(self.can_own()?);
+        }
+        let flags = if self.owns() { OWNER | PERSIST } else { 0 };
+        let mut parts = Vec::new();
+        // Deleting needs a table; making what is there does nothing, or takes over what has no owner.
+        parts.push(new_table(table.name, flags));
+        parts.push(del_table(table.name));
+        parts.push(new_table(table.name, flags));
+        parts.extend(contents(table));
+        let outcome = self.transact(parts);
+        match outcome {
+            // One that is there without an owner, or with one that ended, and cannot be made ours by naming it.
+            Err(NftError::Refused { source, .. }) if source.raw_os_error() == Some(EOPNOTSUPP) => {
+                let mut parts = vec![del_table(table.name), new_table(table.name, flags)];
+                parts.extend(contents(table));
+                self.transact(parts)
+            }
+            other => other,
+        }
+        .map_err(|error| owned(error, table.name))
+    }
+
+    /// Takes the table away; false when there was none.
+    pub(crate) fn delete(&mut self, name: &'static str) -> Result<bool, NftError> {
+        match self.transact(vec![del_table(name)]) {
+            Ok(()) => Ok(true),
+            Err(NftError::Refused { source, .. }) if source.raw_os_error() == Some(ENOENT) => Ok(false),
+            Err(error) => Err(owned(error, name)),
+        }
+    }
+
+    /// Whether the kernel would take the table; nothing is changed. A transaction without an end is looked through and
+    /// given up.
+    pub(crate) fn check(&mut self, table: &Table) -> Result<(), NftError> {
+        let mut parts = vec![new_table(CHECKED, 0)];
+        parts.extend(contents(&Table { name: CHECKED, ..table.clone() }));
+        // The last one cannot be carried out: all of it is undone.
+        parts.push(del_table(NEVER));
+        match self.transact(parts) {
+            Err(NftError::Refused { doing, source })
+                if source.raw_os_error() == Some(ENOENT) && doing.contains(NEVER) =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Changes elements of sets, all or none.
+    pub(crate) fn change(&mut self, table: &'static str, changes: &[(Set, Set)]) -> Result<(), NftError> {
+        let mut parts = Vec::new();
+        for (before, after) in changes {
+            let gone = before.elements.difference(&after.elements);
+            parts.extend(elements(Kind::DelElements, table, before.name, gone));
+            let new = after.elements.difference(&before.elements);
+            parts.extend(elements(Kind::NewElements, table, after.name, new));
+        }
+        if parts.is_empty() { Ok(()) } else { self.transact(parts) }
+    }
+
+    /// The elements of a set; none where there is no such set.
+    pub(crate) fn elements(&mut self, table: &str, set: &str) -> Result<BTreeSet<Vec<u8>>, NftError> {
+        let mut found = BTreeSet::new();
+        self.dump(Kind::GetElements, (table, Some((2, set))), |answer| {
+            for (_, element) in answer.attributes().within(3) {
+                found.extend(Attributes(element).within(1).get(1).map(<[u8]>::to_vec));
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// What the kernel says of a table's chains, rules and sets, elements aside. Equal as long as nobody changed it.
+    pub(crate) fn snapshot(&mut self, table: &str) -> Result<BTreeSet<Vec<u8>>, NftError> {
+        let mut said = BTreeSet::new();
+        for kind in [Kind::GetChain, Kind::GetRule, Kind::GetSet] {
+            let whole = [(Kind::GetChain, 1), (Kind::GetRule, 1), (Kind::GetSet, 1)];
+            let names = whole.iter().find(|(of, _)| *of == kind).map_or(1, |(_, name)| *name);
+            self.dump(kind, (table, None), |answer| {
+                // A kernel that does not filter gives those of all tables.
+                let of = answer.attributes().get(names).unwrap_or_default();
+                if of.strip_suffix(&[0]) == Some(table.as_bytes()) {
+                    let fields = answer.attributes().filter(|(field, _)| !counts(kind, *field));
+                    let mut one = vec![kind as u8];
+                    fields.for_each(|(field, value)| {
+                        one.extend(field.to_be_bytes());
+                        one.extend(value);
+                    });
+                    said.insert(one);
+                }
+            })?;
+        }
+        Ok(said)
+    }
+
+    /// Whether this kernel knows owners that are outlived by their tables: it says back what it was asked for.
+    fn can_own(&mut self) -> Result<bool, NftError> {
+        let made = self.transact(vec![new_table(PROBED, OWNER | PERSIST)]);
+        let known = made.is_ok();
+        if known {
+            self.transact(vec![del_table(PROBED)])?;
+        }
+        match made {
+            Ok(()) => Ok(true),
+            Err(NftError::Refused { source, .. })
+                if matches!(source.raw_os_error(), Some(EOPNOTSUPP | EEXIST | nix::libc::EINVAL)) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Carries out all of it or nothing.
+    fn transact(&mut self, parts: Vec<Part>) -> Result<(), NftError> {
+        let mut bytes = Bytes::default();
+        let first = self.sequence.wrapping_add(1);
+        bytes.message(BATCH_BEGIN, 0, first, (0, NFTABLES), |_| {});
+        let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
+        for (at, part) in (1..).zip(&parts) {
+            let flags = part.flags | if at == count { flag::ACK } else { 0 };
+            bytes.message(part.kind.number(), flags, first.wrapping_add(at), (INET, 0), |out| {
+                out.0.extend(&part.attributes.0);
+            });
+        }
+        bytes.message(BATCH_END, 0, first.wrapping_add(count + 1), (0, NFTABLES), |_| {});
+        self.sequence = first.wrapping_add(count + 1);
+        let room = bytes.0.len().max(MOST);
+        // Beyond the usual limit: a transaction is one datagram.
+        let forced = setsockopt(&self.socket, sockopt::SndBufForce, &(2 * room));
+        if forced.is_err() {
+            let _ = setsockopt(&self.socket, sockopt::SndBuf, &(2 * room));
+        }
+        self.socket.send(&bytes.0, 0).map_err(refused("send to netfilter"))?;
+        loop {
+            let (answer, _) = self.socket.recv_from_full().map_err(refused("hear from netfilter"))?;
+            for answer in Answer::all(&answer) {
+                let turn = answer.sequence.wrapping_sub(first);
+                let Some(code) = answer.error().filter(|_| turn <= count + 1) else { continue };
+                let doing = || match (turn as usize).checked_sub(1).and_then(|at| parts.get(at)) {
+                    Some(part) => part.doing.clone(),
+                    None => "change nftables".to_owned(),
+                };
+                if code != 0 {
+                    self.drain();
+                    return Err(NftError::Refused {
+                        doing: doing(),
+                        source: io::Error::from_raw_os_error(-code),
+                    });
+                }
+                if turn == count {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Takes what else was said about a transaction that failed.
+    fn drain(&mut self) {
+        let quickly = TimeVal::new(0, 1);
+        let slowly = TimeVal::new(ANSWER_LIMIT, 0);
+        if setsockopt(&self.socket, sockopt::ReceiveTimeout, &quickly).is_ok() {
+            while self.socket.recv_from_full().is_ok() {}
+            let _ = setsockopt(&self.socket, sockopt::ReceiveTimeout, &slowly);
+        }
+    }
+
+    fn dump(
+        &mut self,
+        kind: Kind,
+        (table, more): (&str, Option<(u16, &str)>),
+        mut each: impl FnMut(&Answer<'_>),
+    ) -> Result<(), NftError> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut bytes = Bytes::default();
+        bytes.message(kind.number(), flag::DUMP, self.sequence, (INET, 0), |out| {
+            out.text(1, table);
+            if let Some((attribute, name)) = more {
+                out.text(attribute, name);
+            }
+        });
+        self.socket.send(&bytes.0, 0).map_err(refused("ask netfilter"))?;
+        loop {
+            let (answer, _) = self.socket.recv_from_full().map_err(refused("hear from netfilter"))?;
+            for answer in Answer::all(&answer).iter().filter(|answer| answer.sequence == self.sequence) {
+                match answer.error() {
+                    None => each(answer),
+                    Some(0) if answer.number == DONE => return Ok(()),
+                    Some(code) if -code == ENOENT => return Ok(()),
+                    Some(0) => {}
+                    Some(code) => {
+                        return Err(refused("read nftables")(io::Error::from_raw_os_error(-code)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Nft {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Nft").field("owns", &self.owns).finish_non_exhaustive()
+    }
+}
+
+/// Fields that count, and change with what is ours to change: uses of chains and sets, elements of a set.
+const fn counts(kind: Kind, field: u16) -> bool {
+    matches!((kind, field), (Kind::GetChain, 6) | (Kind::GetSet, 19))
+}
+
+fn new_table(name: &'static str, flags: u32) -> Part {
+    part(format!("make table {name}"), Kind::NewTable, flag::CREATE, |out| {
+        out.text(1, name);
+        out.be32(2, flags);
+    })
+}
+
+fn del_table(name: &'static str) -> Part {
+    part(format!("delete table {name}"), Kind::DelTable, 0, |out| out.text(1, name))
+}
+
+fn contents(table: &Table) -> Vec<Part> {
+    let mut parts = Vec::new();
+    for (id, set) in (1..).zip(&table.sets) {
+        parts.push(new_set(table.name, set, id));
+        parts.extend(elements(Kind::NewElements, table.name, set.name, set.elements.iter()));
+    }
+    parts.extend(table.chains.iter().map(|chain| new_chain(table.name, chain)));
+    for chain in &table.chains {
+        parts.extend((1..).zip(&chain.rules).map(|(number, rule)| {
+            let doing = format!("make rule {number} of chain {}", chain.name);
+            part(doing, Kind::NewRule, flag::CREATE | flag::APPEND, |out| {
+                out.text(1, table.name);
+                out.text(2, chain.name);
+                out.nested(4, |list| rule.encode(list));
+            })
+        }));
+    }
+    parts
+}
+
+fn new_chain(table: &str, chain: &Chain) -> Part {
+    part(format!("make chain {}", chain.name), Kind::NewChain, flag::CREATE, |out| {
+        out.text(1, table);
+        out.text(3, chain.name);
+        if let Some(hook) = chain.hook {
+            out.nested(4, |nested| {
+                nested.be32(1, hook.at as u32);
+                nested.be32(2, hook.priority.cast_unsigned());
+            });
+            // Whatever falls through goes on.
+            out.be32(5, 1);
+            out.text(7, hook.kind);
+        }
+    })
+}
+
+fn new_set(table: &str, set: &Set, id: u32) -> Part {
+    part(format!("make set {}", set.name), Kind::NewSet, flag::CREATE, |out| {
+        let number = set.key.iter().fold(0, |number, part| number << 6 | part.number());
+        let len: usize = set.key.iter().map(|part| part.len()).sum();
+        out.text(1, table);
+        out.text(2, set.name);
+        out.be32(3, 0);
+        out.be32(4, number);
+        out.be32(5, if set.key.len() == 1 { set.key[0].size() } else { u32::try_from(len).unwrap_or(0) });
+        out.be32(10, id);
+    })
+}
+
+/// Messages for elements, each of a bounded size.
+fn elements<'a>(
+    kind: Kind,
+    table: &'static str,
+    set: &'static str,
+    elements: impl Iterator<Item = &'a Vec<u8>>,
+) -> Vec<Part> {
+    let elements: Vec<_> = elements.collect();
+    let change = if kind == Kind::NewElements { "add to" } else { "delete from" };
+    let flags = if kind == Kind::NewElements { flag::CREATE } else { 0 };
+    let part_of = |some: &[&Vec<u8>]| {
+        part(format!("{change} set {set}"), kind, flags, |out| {
+            out.text(1, table);
+            out.text(2, set);
+            out.nested(3, |list| {
+                for element in some {
+                    list.nested(LIST_ELEM, |one| one.nested(1, |key| key.bytes(1, element)));
+                }
+            });
+        })
+    };
+    elements.chunks(ELEMENTS).map(part_of).collect()
+}
+
+fn part(doing: String, kind: Kind, flags: u16, fill: impl FnOnce(&mut Bytes)) -> Part {
+    let mut attributes = Bytes::default();
+    fill(&mut attributes);
+    Part { doing, kind, flags, attributes }
+}
+
+fn owned(error: NftError, name: &'static str) -> NftError {
+    match error {
+        NftError::Refused { source, .. } if source.raw_os_error() == Some(EPERM) => NftError::Owned(name),
+        other => other,
+    }
+}
+
+fn refused(doing: &str) -> impl FnOnce(io::Error) -> NftError {
+    let doing = doing.to_owned();
+    move |source| NftError::Refused { doing, source }
+}
+
+/// `NFNL_SUBSYS_NFTABLES`.
+const NFTABLES: u16 = 10;
+/// `NFT_TABLE_F_OWNER`, `NFT_TABLE_F_PERSIST`.
+const OWNER: u32 = 2;
+const PERSIST: u32 = 4;
+/// Elements in one message: attributes are shorter than 64 KiB.
+const ELEMENTS: usize = 1024;
+/// Seconds.
+const ANSWER_LIMIT: i64 = 5;
+/// Bytes of send buffer at least.
+const MOST: usize = 1 << 18;
+/// Names of tables that never stay.
+const PROBED: &str = "tunway_probe";
+const CHECKED: &str = "tunway_check";
+const NEVER: &str = "tunway_never";
