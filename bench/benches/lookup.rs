@@ -67,8 +67,17 @@ fn filled<const N: usize>(flows: u32, key: fn(u32) -> Key<N>) -> Table<N> {
     for n in 0..flows {
         let forward = key(n);
         let seen = L4Flags::SYN;
-        let new =
-            NewFlow { forward, service, endpoint, epoch: 1, masquerade: true, pickup: false, seen, now };
+        let new = NewFlow {
+            forward,
+            service,
+            endpoint,
+            epoch: 1,
+            masquerade: true,
+            tops: None,
+            pickup: false,
+            seen,
+            now,
+        };
         // Any tuple of its own serves as the reply's.
         let opened = table.open(&mut own, &new, std::iter::once(key(n | 1 << 31)), &mut 0);
         assert!(matches!(opened, Opened::New(_)), "{opened:?}");

@@ -276,6 +276,7 @@ impl Config {
             replies_per_second: self.replies_per_second,
             accounting: self.accounting,
             alias: self.alias,
+            passes: self.return_path == ReturnPath::ConnMark && !self.alias,
         }
     }
 

@@ -61,6 +61,8 @@ pub struct EngineConfig {
     pub accounting: bool,
     /// The host steers packets here by aliases of their destinations, and unmasks what is written; see [`alias`].
     pub alias: bool,
+    /// What is none of ours goes on: the host's rules keep it from coming straight back.
+    pub passes: bool,
 }
 
 impl Default for EngineConfig {
@@ -71,6 +73,7 @@ impl Default for EngineConfig {
             replies_per_second: 1_000,
             accounting: true,
             alias: false,
+            passes: true,
         }
     }
 }
@@ -154,11 +157,12 @@ impl Engine {
         stats: Arc<CachePadded<WorkerStats>>,
         seed: u64,
     ) -> Self {
-        let EngineConfig { reject_with_rst, tcp_loose, replies_per_second, accounting, alias } = config;
+        let EngineConfig { reject_with_rst, tcp_loose, replies_per_second, accounting, alias, passes } =
+            config;
         Self {
             v4: Side::new(tables.v4, id),
             v6: Side::new(tables.v6, id),
-            choices: Choices { reject_with_rst, tcp_loose, accounting, alias },
+            choices: Choices { reject_with_rst, tcp_loose, accounting, alias, passes },
             prng: Prng::new(seed),
             affinity: tables.affinity,
             limiter: Limiter::new(replies_per_second),

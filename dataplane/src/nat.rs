@@ -66,8 +66,10 @@ pub(crate) struct Choices {
     pub(crate) tcp_loose: bool,
     /// Count packets and bytes of every flow.
     pub(crate) accounting: bool,
-    /// Destinations may arrive as aliases, and nothing but what is ours is routed to the device.
+    /// Destinations may arrive as aliases.
     pub(crate) alias: bool,
+    /// What is none of ours goes on.
+    pub(crate) passes: bool,
 }
 
 /// One worker's hands on the flows of one family, for one batch.
@@ -230,8 +232,9 @@ impl<const N: usize> Nat<'_, N> {
     /// link. A SNAT address may be such a one: it is ours alone. Where nothing but what is ours is routed to the device,
     /// it would come straight back.
     fn pass_on(&self, dst: IpAddr) -> Outcome {
-        if self.choices.alias {
-            let reason = if alias::is(dst) { DropReason::NoFlow } else { DropReason::NotServed };
+        if !self.choices.passes {
+            let reason =
+                if self.choices.alias && alias::is(dst) { DropReason::NoFlow } else { DropReason::NotServed };
             return Outcome::dropped(reason);
         }
         let link_local = match dst {

@@ -228,7 +228,6 @@ impl Expr {
                     data.bytes(2, &[2]);
                     data.be32(3, 2);
                     data.be32(4, 2);
-                    data.be32(5, 0);
                     data.be32(6, 1);
                 });
             }

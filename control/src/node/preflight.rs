@@ -10,9 +10,7 @@ use super::netlink::Netlink;
 use super::plan::{MARK_TABLE, OurRule, PROTOCOL, TABLE, family_name};
 use super::rt::{Family, Link, Route, Rule};
 use super::view::ipv6_is_on;
-use super::{
-    Finding, HostConfig, IPVS_DEVICE, Marks, NodeError, SNAT_REMEDY, Steering, host, settings, snat_faults,
-};
+use super::{Finding, HostConfig, IPVS_DEVICE, Marks, NodeError, SNAT_REMEDY, host, settings, snat_faults};
 
 mod alias;
 mod connmark;
@@ -125,11 +123,11 @@ fn network(config: &HostConfig, capable: bool) -> Result<Vec<Finding>, NodeError
         ));
     }
     let device = view.link(&config.device).map(|link| link.index);
-    if config.steering == Steering::Alias {
+    let by_rules = config.marks().is_some();
+    if !by_rules {
         findings.extend(alias::findings(config, &mut netlink, &view, capable)?);
     }
     // Where nothing is steered by rules, others' are their own affair.
-    let by_rules = config.steering != Steering::Alias;
     for family in view.families().into_iter().filter(|_| by_rules) {
         let rules = netlink.rules(family).map_err(host::refused("read the rules"))?;
         findings.extend(foreign_rules(&rules, config));

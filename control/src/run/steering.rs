@@ -21,9 +21,9 @@ pub trait Steering {
 /// The host plan in place, by how it steers.
 #[derive(Debug)]
 pub enum Steered {
-    /// By routes of our own tables, and by marks if there are any.
+    /// By marks, and rules that look at them.
     Rules(Box<Host>),
-    /// By alias destinations.
+    /// By routes of the local table, with alias destinations if sources are kept.
     Alias(AliasHost),
 }
 
@@ -34,10 +34,8 @@ impl Steered {
     /// The device is missing, or the kernel refuses something.
     pub async fn install(config: HostConfig) -> Result<Self, NodeError> {
         match config.steering {
-            node::Steering::Alias => AliasHost::install(config).await.map(Self::Alias),
-            node::Steering::Snat | node::Steering::Marks(_) => {
-                Ok(Self::Rules(Box::new(Host::install(config).await?)))
-            }
+            node::Steering::Alias | node::Steering::Snat => AliasHost::install(config).await.map(Self::Alias),
+            node::Steering::Marks(_) => Ok(Self::Rules(Box::new(Host::install(config).await?))),
         }
     }
 }

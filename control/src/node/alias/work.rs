@@ -16,10 +16,12 @@ use super::super::plan::{self, LOCAL_TABLE, Way};
 use super::super::rt::{Family, Link};
 use super::super::view::HostView;
 use super::super::watch::{Hint, Interest, Watch};
-use super::super::{HostConfig, LocalFrontends, NodeError, device, open_forward, settings, snat_faults};
+use super::super::{
+    HostConfig, LocalFrontends, NodeError, Steering, device, open_forward, settings, snat_faults,
+};
 use super::routes::{self, Step};
 use super::table::{Inputs, Tables};
-use super::{Ask, Asked, Repaired, convert};
+use super::{Ask, Asked, Repaired, convert, table};
 
 /// Serves `asked` until nobody asks any more.
 pub(super) fn run(
@@ -51,7 +53,8 @@ pub(super) fn run(
 struct Worker {
     config: HostConfig,
     netlink: Netlink,
-    tables: Tables,
+    /// With aliases.
+    tables: Option<Tables>,
     watch: Watch,
     firewall: Option<Firewall>,
     /// The virtual addresses to attract; `None` until the first time.
@@ -78,7 +81,12 @@ struct Seen {
 impl Worker {
     fn install(config: HostConfig) -> Result<Self, NodeError> {
         let mut netlink = Netlink::open().map_err(refused("open a netlink socket"))?;
-        let interest = if config.opens_forward() { Interest::Everything } else { Interest::OurTables };
+        let aliases = config.steering == Steering::Alias;
+        let interest = match (config.opens_forward(), aliases) {
+            (true, _) => Interest::Everything,
+            (false, true) => Interest::OurTables,
+            (false, false) => Interest::Nothing,
+        };
         let watch = Watch::open(interest).map_err(refused("watch the host's routes"))?;
         let view = read(&mut netlink, &config, None)?;
         if let Some(fault) = snat_faults(&config, &view).into_iter().next() {
@@ -88,9 +96,9 @@ impl Worker {
             tracing::info!("this kernel does no IPv6: only IPv4 routes are made");
         }
         let firewall = if config.opens_forward() { Some(open_forward(&config, &mut netlink)?) } else { None };
-        let mut tables = Tables::open()?;
+        let mut tables = if aliases { Some(Tables::open()?) } else { None };
         // What an earlier process served goes on until somebody says what is served now.
-        let local = tables.found()?;
+        let local = tables.as_mut().map(Tables::found).transpose()?.unwrap_or_default();
         let now = Instant::now();
         let mut worker = Self {
             config,
@@ -109,6 +117,11 @@ impl Worker {
         };
         worker.converge()?.fail()?;
         convert::from_rules(&mut worker.netlink, &worker.config)?;
+        if !aliases {
+            for gone in table::remove()? {
+                tracing::info!(gone, "left by a run with another return path");
+            }
+        }
         Ok(worker)
     }
 
@@ -153,12 +166,12 @@ impl Worker {
                 self.converge()?.fail()
             }
             Ask::Serve(local) => {
-                if self.local != local {
-                    self.tables.serve(&local)?;
-                    self.local = local;
+                if let Some(tables) = self.tables.as_mut().filter(|_| self.local != local) {
+                    tables.serve(&local)?;
                     if let Some(seen) = &mut self.seen {
-                        seen.inputs.local.clone_from(&self.local);
+                        seen.inputs.local.clone_from(&local);
                     }
+                    self.local = local;
                 }
                 Ok(())
             }
@@ -208,15 +221,19 @@ impl Worker {
                 Ok(()) => work.done.push(fault.text(&device)),
             }
         }
-        work.done.extend(settings::set_conntrack(self.config.max_flows));
         let inputs = Inputs::of(&self.config, &self.local, &view);
-        match self.tables.ensure(&inputs) {
-            Ok(done) => work.done.extend(done),
-            Err(error) => work.refused.push(("nft table".to_owned(), io::Error::other(error.to_string()))),
+        if let Some(tables) = &mut self.tables {
+            work.done.extend(settings::set_conntrack(self.config.max_flows));
+            match tables.ensure(&inputs) {
+                Ok(done) => work.done.extend(done),
+                Err(error) => {
+                    work.refused.push(("nft table".to_owned(), io::Error::other(error.to_string())));
+                }
+            }
+            // The first rule that asks for connection tracking may be what loads it.
+            work.done.extend(settings::set_conntrack(self.config.max_flows));
+            work.wrong = settings::bridges_wrong(&self.config.families(), &view);
         }
-        // The first rule that asks for connection tracking may be what loads it.
-        work.done.extend(settings::set_conntrack(self.config.max_flows));
-        work.wrong = settings::bridges_wrong(&self.config.families(), &view);
         let mut ways = Vec::new();
         for family in view.families() {
             ways.push(self.route(family, &view, &link, &mut work)?);
@@ -238,7 +255,9 @@ impl Worker {
         let config = &self.config;
         let mut wanted =
             plan::destinations(family, &config.snat, &config.service_cidrs, self.vips.as_ref(), view);
-        wanted.extend(routes::aliases(family));
+        if self.tables.is_some() {
+            wanted.extend(routes::aliases(family));
+        }
         let existing = self.netlink.routes(family, LOCAL_TABLE).map_err(refused("read the local table"))?;
         let mut steps = routes::diff(&existing, &wanted, way, link.index);
         if self.vips.is_none() {
@@ -270,9 +289,10 @@ impl Worker {
                 Err(error) => said = Some(error.to_string()),
             }
         }
-        match self.tables.look() {
-            Ok(written) => done.extend(written),
-            Err(error) => said = Some(error.to_string()),
+        match self.tables.as_mut().map(Tables::look) {
+            Some(Ok(written)) => done.extend(written),
+            Some(Err(error)) => said = Some(error.to_string()),
+            None => {}
         }
         if said.is_some() {
             self.complain(said);

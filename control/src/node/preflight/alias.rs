@@ -1,5 +1,5 @@
-//! What steering by alias destinations needs of a host: that nobody is where the aliases are, that the local table is
-//! looked up first, and a kernel that takes our nftables table.
+//! What steering by routes of the local table needs of a host: that this table is looked up first; and with alias
+//! destinations, that nobody is where these are, and a kernel that takes our nftables table.
 
 use super::super::alias::{alias_ranges, belongs_to_another, table};
 use super::super::host::refused;
@@ -7,7 +7,7 @@ use super::super::netlink::Netlink;
 use super::super::plan::{LOCAL_TABLE, PROTOCOL, looks_up_local};
 use super::super::rt::{Family, Prefix, Route, Rule};
 use super::super::view::HostView;
-use super::super::{Finding, HostConfig, NodeError};
+use super::super::{Finding, HostConfig, NodeError, Steering};
 use super::connmark;
 use crate::model::ip::contains;
 
@@ -18,10 +18,11 @@ pub(super) fn findings(
     view: &HostView,
     capable: bool,
 ) -> Result<Vec<Finding>, NodeError> {
-    let mut findings = connmark::tracking(config, view);
+    let aliases = config.steering == Steering::Alias;
+    let mut findings = if aliases { connmark::tracking(config, view) } else { Vec::new() };
     let device = view.link(&config.device).map(|link| link.index);
     for family in view.families() {
-        let ranges = alias_ranges(family);
+        let ranges = if aliases { alias_ranges(family) } else { Vec::new() };
         for address in view.addresses.iter().filter(|own| Family::of(own.address) == family) {
             findings.extend(in_the_way((address.address, family.bits()), "address", &ranges));
         }
@@ -40,7 +41,7 @@ pub(super) fn findings(
             "tunway cleanup --device NAME, as `ip route show table local proto 77` names it",
         ));
     }
-    if capable {
+    if capable && aliases {
         findings.extend(table::check(config, view).err().map(|error| {
             let remedy = "a kernel with nf_tables, nft_ct, nft_nat and nft_masq; or take returnPath: masquerade with \
                           snatAddresses";
