@@ -130,6 +130,7 @@ impl Bench {
         let forward = Tuple { src, dst, sport, dport: 80, proto: Proto::Tcp }.into();
         let (service, endpoint, now) = (ServiceId(1), EndpointId(1), Time::from_secs(self.seconds));
         NewFlow {
+            tops: None,
             forward,
             service,
             endpoint,
