@@ -10,8 +10,12 @@ use std::process::ExitCode;
 
 #[path = "netns_hostmatrix/hostile.rs"]
 mod hostile;
+#[path = "netns_hostmatrix/kept.rs"]
+mod kept;
 #[path = "netns_hostmatrix/matrix.rs"]
 mod matrix;
+#[path = "netns_hostmatrix/others.rs"]
+mod others;
 #[path = "netns_hostmatrix/reference.rs"]
 mod reference;
 #[path = "netns_hostmatrix/refused.rs"]
@@ -43,6 +47,10 @@ fn main() -> ExitCode {
         ),
         ("a_kill_harms_no_direct_connection_and_a_repair_none_at_all", stories::killed_and_repaired),
         ("a_smaller_mtu_is_learned_for_the_service", stories::path_mtu),
+        ("rules_of_others_do_no_harm", others::rules_of_others_do_no_harm),
+        ("one_tuple_directly_and_by_the_service", others::one_tuple_directly_and_by_the_service),
+        ("a_denied_client_stays_denied", others::a_denied_client_stays_denied),
+        ("open_flows_outlive_their_frontends", kept::open_flows_outlive_their_frontends),
         ("cleanup_leaves_both_nodes_as_they_were", stories::cleanup),
     ])
 }

@@ -196,12 +196,22 @@ impl Site {
 
     /// Offers these Services, too, which the outside asks by node 1.
     pub(crate) fn offer(&self, manifests: &str) {
-        fs::write(self.dir.path().join("manifests/more.yaml"), manifests).unwrap();
+        self.offer_again(manifests);
         for network in services::NETWORKS {
             let (family, via) = if network.contains(':') { ("-6 ", true) } else { ("", false) };
             let via = Party::Node(1).address(via);
             self.outside.ip(&format!("{family}route add {network} via {via}")).unwrap();
         }
+    }
+
+    /// Takes them away again.
+    pub(crate) fn withdraw(&self) {
+        fs::remove_file(self.dir.path().join("manifests/more.yaml")).unwrap();
+    }
+
+    /// Offers them once more.
+    pub(crate) fn offer_again(&self, manifests: &str) {
+        fs::write(self.dir.path().join("manifests/more.yaml"), manifests).unwrap();
     }
 
     pub(crate) fn wait_until_ready(&self, node: u8) {

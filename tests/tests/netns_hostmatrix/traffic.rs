@@ -161,6 +161,26 @@ pub(crate) fn datagram_from(
     })?
 }
 
+/// A socket that has sent one datagram and got its answer.
+pub(crate) fn talk(space: &Namespace, to: SocketAddr, limit: Duration) -> io::Result<UdpSocket> {
+    let socket = space.enter(|| {
+        let socket = UdpSocket::bind(http::anywhere(to, 0))?;
+        socket.connect(to)?;
+        socket.set_read_timeout(Some(limit))?;
+        Ok::<_, io::Error>(socket)
+    })??;
+    ask_again(&socket)?;
+    Ok(socket)
+}
+
+/// One more datagram by it, and the source the server saw.
+pub(crate) fn ask_again(socket: &UdpSocket) -> io::Result<IpAddr> {
+    socket.send(&pattern(100))?;
+    let mut answer = [0; 1_000];
+    let got = socket.recv(&mut answer)?;
+    if got == 100 { seen(&answer[..HEAD]) } else { Err(io::Error::other(format!("{got} bytes"))) }
+}
+
 /// A connection on which one byte asks for one answer.
 pub(crate) struct Chat(TcpStream);
 
