@@ -1,14 +1,15 @@
 //! Objects into snapshots: compiles the Services that may have changed, gives them stable ids, shares the rest
 //! with the previous snapshot, and publishes nothing when nothing came out differently. Pure.
 //!
-//! What one object says may change what another gets: a frontend that two Services claim goes to the older, and
-//! an endpoint at some Service's frontend is refused. So a change of claims pulls in whoever stands in line for
-//! the same frontend and whoever has an endpoint at an address that became one or is one no more. The result
-//! is always that of compiling everything from scratch.
+//! What one object says may change what another gets: a frontend that two Services claim goes to the one that has
+//! endpoints, then to the older, and an endpoint at some Service's frontend is refused. So a change of claims, or of
+//! what is behind them, pulls in whoever stands in line for the same frontend and whoever has an endpoint at an address
+//! that became one or is one no more. The result is always that of compiling everything from scratch.
 
 mod account;
 mod balance;
 pub(crate) mod claims;
+mod contest;
 mod draft;
 mod health;
 pub(crate) mod refuse;
@@ -96,6 +97,8 @@ struct Object {
     addrs: BTreeSet<IpAddr>,
     /// Objects it has problems of in [`Compiler::problems`]: itself and its slices.
     reported: BTreeSet<String>,
+    /// Where its health is asked for.
+    health_port: Option<u16>,
 }
 
 impl Compiler {
@@ -184,8 +187,7 @@ impl Compiler {
             dirty.extend(self.objects.keys().map(|key| ObjectKey::clone(key)));
         }
         let mut step = Step::new(self, fabric, advance_epoch);
-        let mut work = step.claim(dirty, desired);
-        work.extend(step.within_moved_cidrs());
+        let work = step.claim(dirty, desired);
         for key in &work {
             step.forget_problems(key);
         }

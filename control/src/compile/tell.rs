@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use dataplane::packet::tuple::{Family, Proto};
 use dataplane::service::{FrontendKind, Snapshot, SvcPort};
 
 use super::Rules;
-use super::claims::{Claim, addresses, effective_ports};
+use super::claims::{Claim, Claims, addresses, cluster_ips, effective_ports};
 use super::draft::frontend_refusal;
 use crate::model::{Problem, Service};
 
@@ -60,10 +61,15 @@ pub(super) fn contested(claim: &Claim, winner: &Claim) -> Problem {
             format!("{} port {port}/{proto}", claim.addr)
         }
     };
+    let why = match () {
+        () if claim.standing.outside && !winner.standing.outside => "whose ClusterIP it is",
+        () if claim.standing.idle && !winner.standing.idle => "which has endpoints",
+        () => "which is older or comes first by name",
+    };
     let owner = if claim.key == winner.key {
         "another port of the same Service, which comes first".to_owned()
     } else {
-        format!("Service {}, which is older or comes first by name", winner.key)
+        format!("Service {}, {why}", winner.key)
     };
     Problem {
         object: format!("Service {}", claim.key),
@@ -76,6 +82,39 @@ pub(super) fn contested(claim: &Claim, winner: &Claim) -> Problem {
         what: format!("{frontend} belongs to {owner}: not served for this one"),
         remedy: "give one of the two another address or port, or delete it".into(),
     }
+}
+
+/// A node port is served, but not at every address: at some, its number is another service port's own.
+pub(super) fn hidden(claim: &Claim, by: &Claim, places: usize) -> Problem {
+    let SvcPort { port, proto } = claim.port;
+    let more = if places > 1 { format!(" and at {} more", places - 1) } else { String::new() };
+    Problem {
+        object: format!("Service {}", claim.key),
+        field: field(FrontendKind::NodePort, claim.ordinal),
+        what: format!(
+            "at {}{more} port {port}/{proto} belongs to Service {}: not served there",
+            by.addr, by.key
+        ),
+        remedy: "give one of the two another port, or the other Service another address".into(),
+    }
+}
+
+/// A node port with the number of the health check port takes what load balancers ask.
+pub(super) fn hidden_health_check(service: &Service, claims: &Claims) -> Option<Problem> {
+    let number = service.health_check_port?;
+    let port = SvcPort { port: number, proto: Proto::Tcp };
+    let families = cluster_ips(service).map(Family::of);
+    let holder = families.filter_map(|family| claims.node_port(family, port)).next()?;
+    Some(Problem {
+        object: format!("Service {}", service.key),
+        field: "spec.healthCheckNodePort".into(),
+        what: format!(
+            "{number} is a node port of Service {}, which gets what load balancers ask: they cannot tell whether this \
+             node has endpoints",
+            holder.key
+        ),
+        remedy: "give one of the two another number".into(),
+    })
 }
 
 fn field(kind: FrontendKind, ordinal: usize) -> String {

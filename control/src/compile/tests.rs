@@ -1,6 +1,7 @@
 //! What comes out of objects: sets, ids, sharing, refusals, contests, and recovery from a failed build.
 
 mod balance;
+mod contests;
 mod epochs;
 mod fabric;
 pub(crate) mod law;
