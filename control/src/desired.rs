@@ -91,6 +91,7 @@ impl Desired {
             Event::Node(node) => self.set_node(*node),
             Event::ServiceCidr(object) => self.service_cidrs.set(object),
             Event::ServiceCidrGone(name) => self.service_cidrs.remove(&name),
+            Event::Unreadable(kind, key) => self.keep(kind, key),
             Event::Done(Kind::ServiceCidr) => self.service_cidrs.done(),
             Event::Done(Kind::Service) => {
                 if let Some(list) = self.service_list.done() {
@@ -166,6 +167,25 @@ impl Desired {
     #[must_use]
     pub fn problems(&self) -> &BTreeMap<String, Vec<Problem>> {
         &self.problems
+    }
+
+    /// What is known of an object is in the list that is under way, if one is.
+    fn keep(&mut self, kind: Kind, key: ObjectKey) {
+        match kind {
+            Kind::Service => {
+                if let (Some(list), Some(known)) = (&mut self.service_list.buffer, self.services.get(&key)) {
+                    list.insert(key, known.clone());
+                }
+            }
+            Kind::Slice => {
+                let known = self.owners.get(&key).and_then(|owner| self.slices.get(owner)?.get(&key));
+                if let (Some(list), Some(known)) = (&mut self.slice_list.buffer, known) {
+                    list.insert(key, known.clone());
+                }
+            }
+            Kind::ServiceCidr => self.service_cidrs.keep(&key.name),
+            Kind::Node => {}
+        }
     }
 
     fn set_service(&mut self, key: ObjectKey, new: Option<Service>) {
