@@ -1,14 +1,15 @@
 //! Objects into snapshots: compiles the Services that may have changed, gives them stable ids, shares the rest
 //! with the previous snapshot, and publishes nothing when nothing came out differently. Pure.
 //!
-//! What one object says may change what another gets: a frontend that two Services claim goes to the older, and
-//! an endpoint at some Service's frontend is refused. So a change of claims pulls in whoever stands in line for
-//! the same frontend and whoever has an endpoint at an address that became one or is one no more. The result
-//! is always that of compiling everything from scratch.
+//! What one object says may change what another gets: a frontend that two Services claim goes to the one that has
+//! endpoints, then to the older, and an endpoint at some Service's frontend is refused. So a change of claims, or of
+//! what is behind them, pulls in whoever stands in line for the same frontend and whoever has an endpoint at an address
+//! that became one or is one no more. The result is always that of compiling everything from scratch.
 
 mod account;
 mod balance;
 pub(crate) mod claims;
+mod contest;
 mod draft;
 mod health;
 pub(crate) mod refuse;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use dataplane::flow::Loads;
 use dataplane::ids::ServiceId;
+use dataplane::packet::tuple::Family;
 use dataplane::service::{BuildError, Fabric, HashBy, Prefixes, Snapshot, SnapshotBuilder, SvcPort, World};
 
 pub use self::account::{Account, Candidate, Outcome};
@@ -96,6 +98,8 @@ struct Object {
     addrs: BTreeSet<IpAddr>,
     /// Objects it has problems of in [`Compiler::problems`]: itself and its slices.
     reported: BTreeSet<String>,
+    /// Where its health is asked for.
+    health_port: Option<u16>,
 }
 
 impl Compiler {
@@ -132,9 +136,13 @@ impl Compiler {
         if self.fabric.as_ref().is_ok_and(|known| *known.fabric() == fabric) {
             return;
         }
+        let families =
+            |of: &Fabric| of.node_addresses.iter().map(|addr| Family::of(*addr)).collect::<BTreeSet<_>>();
         let snat = |known: &Snapshot| {
             let known = known.fabric();
-            known.snat != fabric.snat || known.return_path != fabric.return_path
+            known.snat != fabric.snat
+                || known.return_path != fabric.return_path
+                || families(known) != families(&fabric)
         };
         // What may be a frontend or an endpoint at all hangs on these.
         self.start_over |= self.fabric.as_ref().is_ok_and(snat);
@@ -184,8 +192,7 @@ impl Compiler {
             dirty.extend(self.objects.keys().map(|key| ObjectKey::clone(key)));
         }
         let mut step = Step::new(self, fabric, advance_epoch);
-        let mut work = step.claim(dirty, desired);
-        work.extend(step.within_moved_cidrs());
+        let work = step.claim(dirty, desired);
         for key in &work {
             step.forget_problems(key);
         }

@@ -4,9 +4,11 @@
 //! [`service`], [`endpoints`], [`node`] and [`cidr`] read one API object each, purely, and say what is wrong with it.
 
 pub mod cidr;
+pub(crate) mod decode;
 pub mod endpoints;
 pub mod ip;
 pub mod node;
+pub(crate) mod object;
 pub mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,8 +17,8 @@ use std::net::IpAddr;
 
 use dataplane::packet::tuple::Proto;
 use dataplane::service::Policy;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use self::object::Metadata;
 use self::service::balance::Balance;
 
 /// A namespaced name.
@@ -29,12 +31,17 @@ pub struct ObjectKey {
 }
 
 impl ObjectKey {
-    /// The key of an object with this metadata. No namespace is the namespace `default`.
+    /// The key of an object of this namespace and name. No namespace is the namespace `default`.
     #[must_use]
-    pub fn of(metadata: &ObjectMeta) -> Self {
-        let namespace =
-            metadata.namespace.as_deref().filter(|namespace| !namespace.is_empty()).unwrap_or("default");
-        Self { namespace: namespace.to_owned(), name: metadata.name.clone().unwrap_or_default() }
+    pub fn of(namespace: Option<&str>, name: Option<&str>) -> Self {
+        let namespace = namespace.filter(|namespace| !namespace.is_empty()).unwrap_or("default");
+        Self { namespace: namespace.to_owned(), name: name.unwrap_or_default().to_owned() }
+    }
+}
+
+impl From<&Metadata> for ObjectKey {
+    fn from(metadata: &Metadata) -> Self {
+        Self::of(metadata.namespace.as_deref(), metadata.name.as_deref())
     }
 }
 
@@ -304,3 +311,5 @@ pub(crate) fn port_number(number: i32) -> Option<u16> {
 
 #[cfg(test)]
 mod laws;
+#[cfg(test)]
+pub(crate) mod mutations;

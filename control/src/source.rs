@@ -38,6 +38,9 @@ pub enum Event {
     ServiceCidr(ServiceCidr),
     /// The ServiceCIDR of this name is gone.
     ServiceCidrGone(String),
+    /// An object of this kind is there and cannot be read just now: it stays what it last was, in a list as well. Of
+    /// kinds without namespaces only the name counts.
+    Unreadable(Kind, ObjectKey),
     /// The full list of this kind is complete.
     Done(Kind),
     /// What is wrong with an object just now; replaces earlier problems of the same object. Empty = all well.

@@ -8,6 +8,7 @@ mod cidr;
 pub mod client;
 mod health;
 mod node;
+mod seen;
 mod service;
 mod slice;
 
@@ -18,19 +19,18 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, join5};
 use futures::stream::StreamExt;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
-use kube::core::DeserializeGuard;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, DefaultBackoff};
-use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::Sender;
 
-use crate::model::{Problem, Reading};
+use crate::model::decode::explain_path;
+use crate::model::object::Decode;
+use crate::model::{ObjectKey, Problem, Reading};
 use crate::source::{Event, Kind, Source};
 pub use client::{ApiError, ClientConfig};
 use health::{Board, Reporter};
+use seen::Seen;
 
 /// The Kubernetes API as a source.
 pub struct Api {
@@ -126,7 +126,7 @@ impl Source for Api {
 /// A kind of object as we watch it.
 trait Watch {
     /// Its API type.
-    type Object: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static;
+    type Object: Decode + Clone + Debug + Send + 'static;
     /// Its kind in our events.
     const KIND: Kind;
     /// A server may be too old to have this kind; then there is nothing of it and nothing is wrong.
@@ -134,11 +134,11 @@ trait Watch {
     /// Restricts the watch to what kube-proxy would watch.
     fn select(config: watcher::Config, node_name: &str) -> watcher::Config;
     /// As problems name it: `Service default/web`.
-    fn name(metadata: &ObjectMeta) -> String;
+    fn name(key: &ObjectKey) -> String;
     /// The event that says what it is now; no value when it is not for us to serve.
     fn read(object: &Self::Object) -> Reading<Event>;
     /// The event that says it is gone, if that means anything.
-    fn gone(metadata: &ObjectMeta) -> Option<Event>;
+    fn gone(key: ObjectKey) -> Option<Event>;
     /// Problems of a complete list as such.
     fn problems_of_list(_names: &BTreeSet<String>, _node_name: &str) -> Option<Vec<Problem>> {
         None
@@ -170,7 +170,7 @@ struct Told {
 impl Follow {
     /// Follows one kind until nobody listens.
     async fn kind<W: Watch>(&self) -> Closed {
-        let api = kube::Api::<DeserializeGuard<W::Object>>::all(self.client.clone());
+        let api = kube::Api::<Seen<W::Object>>::all(self.client.clone());
         let config =
             watcher::Config::default().timeout(WATCH_SECONDS).any_semantic().page_size(self.page_size);
         let config = W::select(config, &self.node_name);
@@ -222,7 +222,7 @@ impl Follow {
 
     async fn forward<W: Watch>(
         &self,
-        event: watcher::Event<DeserializeGuard<W::Object>>,
+        event: watcher::Event<Seen<W::Object>>,
         told: &mut Told,
     ) -> Result<(), Closed> {
         match event {
@@ -231,7 +231,7 @@ impl Follow {
                 self.send(Event::Restart(W::KIND)).await
             }
             watcher::Event::InitApply(object) => {
-                told.listed.insert(W::name(object.meta()));
+                told.listed.insert(W::name(&object.key()));
                 self.apply::<W>(object, told, true).await
             }
             watcher::Event::InitDone => {
@@ -251,10 +251,10 @@ impl Follow {
             }
             watcher::Event::Apply(object) => self.apply::<W>(object, told, false).await,
             watcher::Event::Delete(object) => {
-                if let Some(gone) = W::gone(object.meta()) {
+                if let Some(gone) = W::gone(object.key()) {
                     self.send(gone).await?;
                 }
-                self.tell(W::name(object.meta()), Vec::new(), told).await
+                self.tell(W::name(&object.key()), Vec::new(), told).await
             }
         }
     }
@@ -262,26 +262,26 @@ impl Follow {
     /// One object as it is now. In a list, what is not for us need not be said to be gone.
     async fn apply<W: Watch>(
         &self,
-        object: DeserializeGuard<W::Object>,
+        object: Seen<W::Object>,
         told: &mut Told,
         in_list: bool,
     ) -> Result<(), Closed> {
-        let name = W::name(object.meta());
-        let reading = match &object.0 {
-            Ok(object) => W::read(object),
-            // Not known to happen; but one object must not keep all others from being served.
-            Err(invalid) => {
-                let what = format!("it cannot be read and is not served: {}", invalid.error);
-                let problem = Problem {
-                    object: name.clone(),
-                    field: String::new(),
-                    what,
-                    remedy: "compare it with the API's documentation".to_owned(),
-                };
-                Reading { value: None, problems: vec![problem], invalid: true }
+        let key = object.key();
+        let name = W::name(&key);
+        let reading = match object.object {
+            Ok(object) => W::read(&object),
+            // It may have been well before: it goes on as it was, also if this is a list.
+            Err(flaw) => {
+                self.send(Event::Unreadable(W::KIND, key)).await?;
+                let what =
+                    flaw.what + "; the object stays as it was last read, and is not served if it never was";
+                let path = explain_path(W::Object::KIND, &flaw.field);
+                let remedy = format!("`kubectl explain {path}` says what belongs there");
+                let problem = Problem { object: name.clone(), field: flaw.field, what, remedy };
+                return self.tell(name, vec![problem], told).await;
             }
         };
-        match (reading.value, W::gone(object.meta())) {
+        match (reading.value, W::gone(key)) {
             (Some(event), _) => self.send(event).await?,
             (None, Some(gone)) if !in_list => self.send(gone).await?,
             (None, _) => {}
@@ -335,13 +335,4 @@ fn must_list_anew(error: &watcher::Error) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_pauses_are_capped_and_differ() {
-        let pauses = [300, 4_999, 5_000, 5_001, 9_500, 30_999].map(Duration::from_millis).map(capped);
-        let millis = pauses.map(|pause| pause.as_millis());
-        assert_eq!(millis, [300, 4_999, 5_000, 4_999, 4_500, 4_001]);
-    }
-}
+mod tests;

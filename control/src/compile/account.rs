@@ -66,7 +66,7 @@ impl Compiler {
         let claims = self.objects.get(service).into_iter().flat_map(|object| &object.claims);
         let mut held = claims
             .filter(|claim| claim.family() == family && wanted.ports.get(claim.ordinal) == Some(port))
-            .filter(|claim| self.claims.line(claim.addr, claim.port).next() == Some(claim));
+            .filter(|claim| self.claims.winner(claim.addr, claim.port) == Some(claim));
         let outside = held.any(|claim| claim.kind != FrontendKind::ClusterIp);
         let exposure = draft::exposure(wanted, outside);
         let endpoints: Vec<_> = joined.values().map(|(endpoint, _)| *endpoint).collect();

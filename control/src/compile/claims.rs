@@ -1,5 +1,6 @@
-//! Who may have which frontend. Several Services may claim one; the oldest has it, and when it goes the next in
-//! line takes over.
+//! Who may have which frontend. Several Services may claim one: a ClusterIP comes first, then whoever has endpoints,
+//! then the oldest; when it goes, or has no endpoints any more, the next in line takes over. What is contested where is
+//! in [`super::contest`].
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,12 +19,23 @@ pub(super) struct Claim {
     pub(super) addr: IpAddr,
     /// The port clients use there.
     pub(super) port: SvcPort,
-    /// Creation time; an unknown one comes last.
-    rank: i64,
+    pub(super) standing: Standing,
     pub(super) key: Arc<ObjectKey>,
     /// Position in `spec.ports`: one Service may contradict itself.
     pub(super) ordinal: usize,
     pub(super) kind: FrontendKind,
+}
+
+/// A claim's place in the line for its frontend. Only Services with endpoints take part in kube-proxy's dispatch; and
+/// whoever may write a Service must not get another's ClusterIP by naming it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Standing {
+    /// It is no ClusterIP.
+    pub(super) outside: bool,
+    /// No endpoint would be served through it. Only known of contested claims.
+    pub(super) idle: bool,
+    /// Creation time; an unknown one comes last.
+    created: i64,
 }
 
 impl Claim {
@@ -59,7 +71,7 @@ pub(super) fn claims_of(
     service: &Service,
     refused: impl Fn(IpAddr, FrontendKind) -> bool,
 ) -> Vec<Claim> {
-    let rank = if service.created == 0 { i64::MAX } else { service.created };
+    let created = if service.created == 0 { i64::MAX } else { service.created };
     let mut addrs = addresses(service);
     addrs.retain(|addr, kind| !refused(*addr, *kind));
     let families: Vec<Family> = addrs
@@ -72,7 +84,8 @@ pub(super) fn claims_of(
     for (ordinal, port) in effective_ports(service) {
         let mut claim = |addr, number, kind| {
             let port = SvcPort { port: number, proto: port.proto };
-            claims.push(Claim { addr, port, rank, key: Arc::clone(key), ordinal, kind });
+            let standing = Standing { outside: kind != FrontendKind::ClusterIp, idle: false, created };
+            claims.push(Claim { addr, port, standing, key: Arc::clone(key), ordinal, kind });
         };
         addrs.iter().for_each(|(addr, kind)| claim(*addr, port.port, *kind));
         if let Some(number) = port.node_port {
@@ -85,7 +98,7 @@ pub(super) fn claims_of(
 }
 
 /// Where the node ports of a family stand.
-fn nowhere(family: Family) -> IpAddr {
+pub(super) fn nowhere(family: Family) -> IpAddr {
     match family {
         Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
         Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
@@ -107,6 +120,10 @@ pub(super) struct Claims {
     /// Addresses with how many claims there are to each, and the same without the counts.
     users: BTreeMap<IpAddr, usize>,
     addrs: BTreeSet<IpAddr>,
+    /// Addresses of this host that take node ports.
+    pub(super) node_addresses: BTreeSet<IpAddr>,
+    /// Who asks for health checks at which port: a node port of that number would hide them.
+    pub(super) health_ports: BTreeMap<u16, BTreeSet<Arc<ObjectKey>>>,
     /// Sorts before every real key.
     least: Arc<ObjectKey>,
 }
@@ -114,7 +131,7 @@ pub(super) struct Claims {
 /// What a change of claims may have changed for others.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
-    frontends: BTreeSet<(IpAddr, SvcPort)>,
+    pub(super) frontends: BTreeSet<(IpAddr, SvcPort)>,
     /// Whether the address was anybody's ClusterIP before the change.
     was_cluster_ip: BTreeMap<IpAddr, bool>,
 }
@@ -122,7 +139,14 @@ pub(super) struct Touched {
 impl Default for Claims {
     fn default() -> Self {
         let least = ObjectKey { namespace: String::new(), name: String::new() };
-        Self { all: BTreeSet::new(), users: BTreeMap::new(), addrs: BTreeSet::new(), least: Arc::new(least) }
+        Self {
+            all: BTreeSet::new(),
+            users: BTreeMap::new(),
+            addrs: BTreeSet::new(),
+            node_addresses: BTreeSet::new(),
+            health_ports: BTreeMap::new(),
+            least: Arc::new(least),
+        }
     }
 }
 
@@ -177,16 +201,10 @@ impl Claims {
         self.at(addr).any(|claim| claim.kind == FrontendKind::ClusterIp)
     }
 
-    /// The claims to one frontend, the winner first.
+    /// The claims to one frontend, whoever comes first in front.
     pub(super) fn line(&self, addr: IpAddr, port: SvcPort) -> impl Iterator<Item = &Claim> {
         let from = self.all.range(self.first_of(addr, port)..);
         from.take_while(move |claim| (claim.addr, claim.port) == (addr, port))
-    }
-
-    /// Everybody with a claim to a touched frontend.
-    pub(super) fn concerned(&self, touched: &Touched) -> Vec<Arc<ObjectKey>> {
-        let lines = touched.frontends.iter().flat_map(|&(addr, port)| self.line(addr, port));
-        lines.map(|claim| Arc::clone(&claim.key)).collect()
     }
 
     /// Addresses that became a ClusterIP, or are one no more.
@@ -197,6 +215,7 @@ impl Claims {
 
     fn first_of(&self, addr: IpAddr, port: SvcPort) -> Claim {
         let (key, kind) = (Arc::clone(&self.least), FrontendKind::ClusterIp);
-        Claim { addr, port, rank: i64::MIN, key, ordinal: 0, kind }
+        let standing = Standing { outside: false, idle: false, created: i64::MIN };
+        Claim { addr, port, standing, key, ordinal: 0, kind }
     }
 }

@@ -7,7 +7,8 @@ use dataplane::ids::ServiceId;
 use dataplane::packet::tuple::Proto;
 use dataplane::service::{Backend, Service as Compiled, Snapshot, SnapshotBuilder};
 
-use super::claims::Touched;
+use super::claims::{Claim, Touched};
+use super::contest::standings;
 use super::draft::{self, Draft, Ground, draft};
 use super::{Compiler, Object};
 use crate::desired::Desired;
@@ -55,6 +56,7 @@ impl<'a> Step<'a> {
     ) -> BTreeSet<Arc<ObjectKey>> {
         let Compiler { claims, objects, by_endpoint, slots, next_slot, rules, .. } = &mut *self.compiler;
         let mut touched = Touched::default();
+        claims.set_node_addresses(&self.fabric.fabric().node_addresses, &mut touched);
         let mut work = BTreeSet::new();
         for key in dirty {
             let service = desired.services().get(&key);
@@ -67,10 +69,13 @@ impl<'a> Step<'a> {
             let Some(object) = objects.get_mut(&key) else { continue };
             let claimed =
                 service.map_or_else(Vec::new, |s| draft::claims(&object.key, s, &self.fabric, rules));
-            if claimed != object.claims {
+            if !same_but_for_endpoints(&claimed, &object.claims) {
                 claims.replace(&object.claims, &claimed, &mut touched);
                 object.claims = claimed;
             }
+            let health_port = service.and_then(|service| service.health_check_port);
+            let before = std::mem::replace(&mut object.health_port, health_port);
+            claims.set_health_port(&object.key, before, health_port);
             work.insert(Arc::clone(&object.key));
         }
         work.extend(claims.concerned(&touched));
@@ -78,11 +83,35 @@ impl<'a> Step<'a> {
             let here = by_endpoint.range((addr, 0)..=(addr, u64::MAX));
             work.extend(here.filter_map(|(_, slot)| slots.get(slot)).cloned());
         }
+        work.extend(self.within_moved_cidrs());
+        self.settle_contests(&mut work, desired);
         work
     }
 
+    /// Whoever gained its first endpoint or lost its last one goes ahead or back in the lines it stands in, and whoever
+    /// stands in them has to be compiled too. Who stands in a line that became contested is among `work` already.
+    fn settle_contests(&mut self, work: &mut BTreeSet<Arc<ObjectKey>>, desired: &Desired) {
+        let Compiler { claims, objects, rules, tables, .. } = &mut *self.compiler;
+        let mut touched = Touched::default();
+        for key in work.iter() {
+            let (Some(object), Some(service)) = (objects.get_mut(key), desired.services().get(key)) else {
+                continue;
+            };
+            if !object.claims.iter().any(|claim| claims.is_contested(claim)) {
+                continue;
+            }
+            let ground = Ground { fabric: &self.fabric, rules, claims, tables };
+            let judged = standings(&object.claims, service, desired, &ground);
+            if judged != object.claims {
+                claims.replace(&object.claims, &judged, &mut touched);
+                object.claims = judged;
+            }
+        }
+        work.extend(claims.concerned(&touched));
+    }
+
     /// Services with an endpoint inside a Service CIDR that came or went: it is refused, or no more.
-    pub(super) fn within_moved_cidrs(&self) -> BTreeSet<Arc<ObjectKey>> {
+    fn within_moved_cidrs(&self) -> BTreeSet<Arc<ObjectKey>> {
         let Compiler { by_endpoint, slots, .. } = &*self.compiler;
         let cidrs = |of: &Snapshot| of.fabric().service_cidrs.iter().copied().collect::<BTreeSet<_>>();
         let (now, before) = (cidrs(&self.fabric), self.base.as_ref().map(cidrs).unwrap_or_default());
@@ -207,9 +236,26 @@ impl<'a> Step<'a> {
 
 impl Object {
     fn new(key: Arc<ObjectKey>, slot: u64) -> Self {
-        let (claims, ports) = (Vec::new(), Vec::new());
-        Self { key, slot, claims, ports, addrs: BTreeSet::new(), reported: BTreeSet::new() }
+        Self {
+            key,
+            slot,
+            claims: Vec::new(),
+            ports: Vec::new(),
+            addrs: BTreeSet::new(),
+            reported: BTreeSet::new(),
+            health_port: None,
+        }
     }
+}
+
+/// Whether an endpoint is behind a claim is judged later, and only of contested ones.
+fn same_but_for_endpoints(one: &[Claim], other: &[Claim]) -> bool {
+    let same = |(one, other): (&Claim, &Claim)| {
+        let mut one = one.clone();
+        one.standing.idle = other.standing.idle;
+        one == *other
+    };
+    one.len() == other.len() && one.iter().zip(other).all(same)
 }
 
 /// The purge epoch of this compile: taken when the first port needs it, and only once.

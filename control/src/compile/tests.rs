@@ -1,9 +1,11 @@
 //! What comes out of objects: sets, ids, sharing, refusals, contests, and recovery from a failed build.
 
 mod balance;
+mod contests;
 mod epochs;
 mod fabric;
 pub(crate) mod law;
+mod nowhere;
 mod outside;
 
 use dataplane::service::{Policy, Service as Compiled, Set, SvcPort};

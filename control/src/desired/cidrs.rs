@@ -25,6 +25,13 @@ impl Cidrs {
         self.list.as_mut().unwrap_or(&mut self.objects).remove(name);
     }
 
+    /// What is known of this object is in the list that is under way, if one is.
+    pub(super) fn keep(&mut self, name: &str) {
+        if let (Some(list), Some(known)) = (&mut self.list, self.objects.get(name)) {
+            list.insert(name.to_owned(), known.clone());
+        }
+    }
+
     pub(super) fn done(&mut self) {
         if let Some(list) = self.list.take() {
             self.objects = list;

@@ -7,6 +7,7 @@ use crate::config::read::parse;
 use crate::config::{Config, Machine};
 use crate::run::fabric::Parts;
 
+mod contested;
 mod held;
 
 const CONFIG: &str = "apiVersion: tunway.dev/v1alpha1

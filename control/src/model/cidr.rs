@@ -1,15 +1,14 @@
 //! ServiceCIDRs: where the API server takes ClusterIPs from.
 
-use k8s_openapi::api::networking::v1 as api;
-
+use crate::model::object as api;
 use crate::model::{Reading, Report, ServiceCidr, ip};
 
 /// Reads a ServiceCIDR. One that is being deleted counts until it is gone: its Services are still there.
 #[must_use]
-pub fn read(object: &api::ServiceCIDR) -> Reading<ServiceCidr> {
+pub(crate) fn read(object: &api::ServiceCIDR) -> Reading<ServiceCidr> {
     let name = object.metadata.name.clone().unwrap_or_default();
     let mut report = Report::new(format!("ServiceCIDR {name}"));
-    let given = object.spec.as_ref().and_then(|spec| spec.cidrs.as_deref()).unwrap_or_default();
+    let given = &object.cidrs;
     let mut cidrs = Vec::with_capacity(given.len());
     for (at, text) in given.iter().enumerate() {
         match ip::parse_prefix(text) {

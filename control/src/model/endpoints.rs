@@ -7,10 +7,8 @@
 use std::net::IpAddr;
 
 use dataplane::packet::tuple::Family;
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1 as api;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use crate::model::object::{self as api, Metadata};
 use crate::model::{Endpoint, ObjectKey, Reading, Report, Slice, SlicePort, ip, port_number, protocol};
 
 /// A slice with this label, whatever its value, is for DNS only.
@@ -25,14 +23,14 @@ pub(crate) const LEGACY_PREFIX: &str = "endpoints:";
 
 /// Is this slice meant for proxies?
 #[must_use]
-pub fn is_ours(metadata: &ObjectMeta) -> bool {
-    !metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(HEADLESS_LABEL))
+pub(crate) fn is_ours(metadata: &Metadata) -> bool {
+    !metadata.labels.contains_key(HEADLESS_LABEL)
 }
 
 /// Reads an EndpointSlice. A bad port or address is left out and told, the rest of the slice is kept.
 #[must_use]
-pub fn read(slice: &api::EndpointSlice) -> Reading<Slice> {
-    let key = ObjectKey::of(&slice.metadata);
+pub(crate) fn read(slice: &api::EndpointSlice) -> Reading<Slice> {
+    let key = ObjectKey::from(&slice.metadata);
     let mut report = Report::new(format!("EndpointSlice {key}"));
     if key.name.is_empty() {
         report.invalid("metadata.name", "an EndpointSlice without a name cannot be used", "give it a name");
@@ -47,27 +45,27 @@ pub fn read(slice: &api::EndpointSlice) -> Reading<Slice> {
             return report.reading(None);
         }
     };
-    let owner = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_LABEL));
+    let owner = slice.metadata.labels.get(SERVICE_LABEL);
     let Some(owner) = owner.filter(|name| !name.is_empty()) else {
         let what = "the label that names the slice's Service is missing; the slice is ignored";
         report.invalid(format!("metadata.labels[{SERVICE_LABEL}]"), what, "set it to the Service's name");
         return report.reading(None);
     };
     let service = ObjectKey { namespace: key.namespace.clone(), name: owner.clone() };
-    let ports = slice.ports.iter().flatten().enumerate();
+    let ports = slice.ports.iter().enumerate();
     let ports = ports.filter_map(|(index, port)| slice_port(index, port, &mut report)).collect();
     let endpoints = slice.endpoints.iter().enumerate();
     let endpoints =
         endpoints.filter_map(|(index, element)| endpoint(index, element, family, &mut report)).collect();
-    let labels = slice.metadata.labels.clone().unwrap_or_default();
+    let labels = slice.metadata.labels.clone();
     report.reading(Some(Slice { key, service, labels, ports, endpoints }))
 }
 
 /// Reads a legacy Endpoints object: one slice per subset and family. Addresses that are not ready are neither ready
 /// nor serving.
 #[must_use]
-pub fn read_legacy(endpoints: &core::Endpoints) -> Reading<Vec<Slice>> {
-    let service = ObjectKey::of(&endpoints.metadata);
+pub(crate) fn read_legacy(endpoints: &api::Endpoints) -> Reading<Vec<Slice>> {
+    let service = ObjectKey::from(&endpoints.metadata);
     let mut report = Report::new(format!("Endpoints {service}"));
     if service.name.is_empty() {
         report.invalid(
@@ -77,12 +75,12 @@ pub fn read_legacy(endpoints: &core::Endpoints) -> Reading<Vec<Slice>> {
         );
         return report.reading(None);
     }
-    let given_labels = endpoints.metadata.labels.clone().unwrap_or_default();
+    let given_labels = endpoints.metadata.labels.clone();
     let mut slices = Vec::new();
-    for (index, subset) in endpoints.subsets.iter().flatten().enumerate() {
+    for (index, subset) in endpoints.subsets.iter().enumerate() {
         let field = format!("subsets[{index}]");
         let all: Vec<Endpoint> = legacy_endpoints(&field, subset, &mut report);
-        let elements = subset.ports.iter().flatten().enumerate();
+        let elements = subset.ports.iter().enumerate();
         let ports: Vec<SlicePort> = elements
             .filter_map(|(i, port)| legacy_port(&format!("{field}.ports[{i}]"), port, &mut report))
             .collect();
@@ -116,8 +114,14 @@ fn slice_port(index: usize, port: &api::EndpointPort, report: &mut Report) -> Op
     checked_port(&field, name, port.port.unwrap_or_default(), port.protocol.as_deref(), report)
 }
 
-fn legacy_port(field: &str, port: &core::EndpointPort, report: &mut Report) -> Option<SlicePort> {
-    checked_port(field, port.name.clone().unwrap_or_default(), port.port, port.protocol.as_deref(), report)
+fn legacy_port(field: &str, port: &api::EndpointPort, report: &mut Report) -> Option<SlicePort> {
+    checked_port(
+        field,
+        port.name.clone().unwrap_or_default(),
+        port.port.unwrap_or_default(),
+        port.protocol.as_deref(),
+        report,
+    )
 }
 
 fn checked_port(
@@ -141,7 +145,7 @@ fn checked_port(
 }
 
 fn endpoint(index: usize, element: &api::Endpoint, family: Family, report: &mut Report) -> Option<Endpoint> {
-    let Some(text) = element.addresses.first() else {
+    let Some(text) = &element.address else {
         let what = "an endpoint without an address is ignored";
         report.note(format!("endpoints[{index}].addresses"), what, "give it one address");
         return None;
@@ -154,24 +158,22 @@ fn endpoint(index: usize, element: &api::Endpoint, family: Family, report: &mut 
         report.note(field, what, format!("move it to a slice of address type {}", Family::of(addr)));
         return None;
     }
-    let conditions = element.conditions.clone().unwrap_or_default();
-    let hints = element.hints.clone().unwrap_or_default();
     Some(Endpoint {
         addr,
-        ready: conditions.ready.unwrap_or(true),
-        serving: conditions.serving.unwrap_or(true),
-        terminating: conditions.terminating.unwrap_or(false),
+        ready: element.ready.unwrap_or(true),
+        serving: element.serving.unwrap_or(true),
+        terminating: element.terminating.unwrap_or(false),
         node: element.node_name.clone().filter(|name| !name.is_empty()),
-        node_hints: hints.for_nodes.into_iter().flatten().map(|hint| hint.name).collect(),
-        zone_hints: hints.for_zones.into_iter().flatten().map(|hint| hint.name).collect(),
+        node_hints: element.for_nodes.iter().cloned().collect(),
+        zone_hints: element.for_zones.iter().cloned().collect(),
         zone: element.zone.clone().filter(|zone| !zone.is_empty()),
-        target: pod_name(element.target_ref.as_ref()),
+        target: element.pod.clone(),
     })
 }
 
-fn legacy_endpoints(field: &str, subset: &core::EndpointSubset, report: &mut Report) -> Vec<Endpoint> {
-    let ready = subset.addresses.iter().flatten().enumerate();
-    let not_ready = subset.not_ready_addresses.iter().flatten().enumerate();
+fn legacy_endpoints(field: &str, subset: &api::Subset, report: &mut Report) -> Vec<Endpoint> {
+    let ready = subset.addresses.iter().enumerate();
+    let not_ready = subset.not_ready_addresses.iter().enumerate();
     let ready = ready.map(|(index, address)| (format!("{field}.addresses[{index}].ip"), address, true));
     let not_ready =
         not_ready.map(|(index, address)| (format!("{field}.notReadyAddresses[{index}].ip"), address, false));
@@ -187,7 +189,7 @@ fn legacy_endpoints(field: &str, subset: &core::EndpointSubset, report: &mut Rep
             node_hints: Default::default(),
             zone_hints: Default::default(),
             zone: None,
-            target: pod_name(element.target_ref.as_ref()),
+            target: element.pod.clone(),
         })
     })
     .collect()
@@ -200,12 +202,6 @@ fn address(field: &str, text: &str, report: &mut Report) -> Option<IpAddr> {
         report.note(field, what, "write an IPv4 or IPv6 address");
     }
     addr
-}
-
-fn pod_name(reference: Option<&core::ObjectReference>) -> Option<String> {
-    let reference =
-        reference.filter(|reference| matches!(reference.kind.as_deref(), None | Some("" | "Pod")))?;
-    reference.name.clone().filter(|name| !name.is_empty())
 }
 
 #[cfg(test)]

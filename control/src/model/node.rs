@@ -1,7 +1,6 @@
 //! Our own Node: its zone, its addresses and its pods' CIDRs.
 
-use k8s_openapi::api::core::v1 as api;
-
+use crate::model::object as api;
 use crate::model::{Node, Reading, Report, ip};
 
 /// The label that says where a Node is; zone hints are compared with it.
@@ -9,31 +8,29 @@ pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// Reads a Node. An empty zone label is no zone; InternalIP addresses come before ExternalIP ones.
 #[must_use]
-pub fn read(node: &api::Node) -> Reading<Node> {
+pub(crate) fn read(node: &api::Node) -> Reading<Node> {
     let name = node.metadata.name.clone().unwrap_or_default();
     let mut report = Report::new(format!("Node {name}"));
     if name.is_empty() {
         report.invalid("metadata.name", "a Node without a name cannot be ours", "give it a name");
         return report.reading(None);
     }
-    let zone = node.metadata.labels.as_ref().and_then(|labels| labels.get(ZONE_LABEL));
-    let all = node.status.as_ref().and_then(|status| status.addresses.as_deref()).unwrap_or_default();
+    let zone = node.metadata.labels.get(ZONE_LABEL);
     let mut addresses = Vec::new();
     for wanted in ["InternalIP", "ExternalIP"] {
-        for (index, address) in all.iter().enumerate().filter(|(_, address)| address.type_ == wanted) {
-            match ip::parse(&address.address) {
+        for (index, (_, text)) in node.addresses.iter().enumerate().filter(|(_, (kind, _))| kind == wanted) {
+            match ip::parse(text) {
                 Some(addr) => addresses.push(addr),
                 None => report.invalid(
                     format!("status.addresses[{index}].address"),
-                    format!("{:?} is not an IP address; it is left out", address.address),
+                    format!("{text:?} is not an IP address; it is left out"),
                     "write an IPv4 or IPv6 address",
                 ),
             }
         }
     }
     let zone = zone.filter(|zone| !zone.is_empty()).cloned();
-    let spec = node.spec.as_ref();
-    let given = spec.and_then(|spec| spec.pod_cidrs.as_deref()).unwrap_or_default();
+    let given = &node.pod_cidrs;
     let mut pod_cidrs = Vec::with_capacity(given.len());
     for (index, text) in given.iter().enumerate() {
         match ip::parse_prefix(text) {

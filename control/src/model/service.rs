@@ -7,10 +7,9 @@ use std::net::IpAddr;
 
 use dataplane::packet::tuple::Family;
 use dataplane::service::{MAX_AFFINITY_SECONDS, Policy};
-use k8s_openapi::api::core::v1 as api;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use self::balance::Balance;
+use crate::model::object::{self as api, Metadata};
 use crate::model::{ObjectKey, Port, Reading, Report, Service, ip, port_number, protocol};
 
 pub mod balance;
@@ -27,13 +26,13 @@ pub const ANNOTATION_PREFIX: &str = "tunway.dev/";
 
 /// Is this Service ours to serve, and not another proxy's?
 #[must_use]
-pub fn is_ours(metadata: &ObjectMeta) -> bool {
-    !metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(PROXY_NAME_LABEL))
+pub(crate) fn is_ours(metadata: &Metadata) -> bool {
+    !metadata.labels.contains_key(PROXY_NAME_LABEL)
 }
 
 /// Is this a Service that should have a ClusterIP and has none (yet)? Headless and ExternalName Services should not.
 #[must_use]
-pub fn lacks_cluster_ip(service: &api::Service) -> bool {
+pub(crate) fn lacks_cluster_ip(service: &api::Service) -> bool {
     let spec = service.spec.as_ref();
     let external_name = spec.is_some_and(|spec| spec.type_.as_deref() == Some("ExternalName"));
     !external_name && spec.and_then(|spec| spec.cluster_ip.as_deref()).unwrap_or_default().is_empty()
@@ -42,8 +41,8 @@ pub fn lacks_cluster_ip(service: &api::Service) -> bool {
 /// Reads a Service. Without a virtual address (headless, ExternalName, no ClusterIP yet) there is nothing to serve,
 /// and that is no problem.
 #[must_use]
-pub fn read(service: &api::Service) -> Reading<Service> {
-    let key = ObjectKey::of(&service.metadata);
+pub(crate) fn read(service: &api::Service) -> Reading<Service> {
+    let key = ObjectKey::from(&service.metadata);
     let mut report = Report::new(format!("Service {key}"));
     if key.name.is_empty() {
         report.invalid("metadata.name", "a Service without a name cannot be served", "give it a name");
@@ -72,7 +71,7 @@ pub fn read(service: &api::Service) -> Reading<Service> {
         source_ranges: external.source_ranges,
         health_check_port: external.health_check_port,
         affinity,
-        created: service.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+        created: service.metadata.created.unwrap_or(0),
         balance,
     });
     report.reading(value)
@@ -202,8 +201,7 @@ fn affinity(spec: &api::ServiceSpec, report: &mut Report) -> Option<u32> {
             return None;
         }
     }
-    let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
-    let Some(given) = config.and_then(|config| config.timeout_seconds) else {
+    let Some(given) = spec.timeout_seconds else {
         return Some(DEFAULT_AFFINITY_SECONDS);
     };
     let seconds = u32::try_from(given).unwrap_or(0).clamp(1, MAX_AFFINITY_SECONDS);

@@ -374,6 +374,7 @@ fn moves_frontends(event: &Event) -> bool {
         Event::Restart(_)
         | Event::Slice(_)
         | Event::SliceGone(_)
+        | Event::Unreadable(..)
         | Event::Node(_)
         | Event::Done(Kind::Slice | Kind::Node)
         | Event::Problems { .. }

@@ -3,7 +3,6 @@
 //! The directory as a whole is one state: it is read when nothing has changed in it for a moment, and what has changed
 //! since the last time goes out as complete lists. What is broken keeps its last good state and is reported.
 
-mod decode;
 mod directory;
 mod documents;
 mod files;

@@ -1,11 +1,10 @@
 //! ServiceCIDRs. Servers before 1.33 have none: then the configured CIDRs are all there is.
 
-use k8s_openapi::api::networking::v1 as api;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher;
 
 use super::Watch;
-use crate::model::{Reading, cidr};
+use crate::model::object as api;
+use crate::model::{ObjectKey, Reading, cidr};
 use crate::source::{Event, Kind};
 
 /// ServiceCIDRs.
@@ -20,15 +19,15 @@ impl Watch for Watched {
         config
     }
 
-    fn name(metadata: &ObjectMeta) -> String {
-        format!("ServiceCIDR {}", metadata.name.as_deref().unwrap_or_default())
+    fn name(key: &ObjectKey) -> String {
+        format!("ServiceCIDR {}", key.name)
     }
 
     fn read(object: &Self::Object) -> Reading<Event> {
         cidr::read(object).map(Event::ServiceCidr)
     }
 
-    fn gone(metadata: &ObjectMeta) -> Option<Event> {
-        Some(Event::ServiceCidrGone(metadata.name.clone().unwrap_or_default()))
+    fn gone(key: ObjectKey) -> Option<Event> {
+        Some(Event::ServiceCidrGone(key.name))
     }
 }

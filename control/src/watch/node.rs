@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1 as api;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher;
 
 use super::Watch;
-use crate::model::{Problem, Reading, node};
+use crate::model::object as api;
+use crate::model::{ObjectKey, Problem, Reading, node};
 use crate::source::{Event, Kind};
 
 /// Our Node.
@@ -21,8 +20,8 @@ impl Watch for Watched {
         config.fields(&format!("metadata.name={node_name}"))
     }
 
-    fn name(metadata: &ObjectMeta) -> String {
-        format!("Node {}", metadata.name.as_deref().unwrap_or_default())
+    fn name(key: &ObjectKey) -> String {
+        format!("Node {}", key.name)
     }
 
     fn read(object: &Self::Object) -> Reading<Event> {
@@ -30,7 +29,7 @@ impl Watch for Watched {
     }
 
     /// A Node that is deleted under us keeps what it last said, as in kube-proxy.
-    fn gone(_metadata: &ObjectMeta) -> Option<Event> {
+    fn gone(_key: ObjectKey) -> Option<Event> {
         None
     }
 

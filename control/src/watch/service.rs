@@ -1,10 +1,9 @@
 //! Services, as kube-proxy selects them: those without the label of another proxy, and not headless.
 
-use k8s_openapi::api::core::v1 as api;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher;
 
 use super::Watch;
+use crate::model::object as api;
 use crate::model::{ObjectKey, Reading, service};
 use crate::source::{Event, Kind};
 
@@ -19,8 +18,8 @@ impl Watch for Watched {
         config.labels(&format!("!{}", service::PROXY_NAME_LABEL)).fields("spec.clusterIP!=None")
     }
 
-    fn name(metadata: &ObjectMeta) -> String {
-        format!("Service {}", ObjectKey::of(metadata))
+    fn name(key: &ObjectKey) -> String {
+        format!("Service {key}")
     }
 
     fn read(object: &Self::Object) -> Reading<Event> {
@@ -31,7 +30,7 @@ impl Watch for Watched {
         service::read(object).map(|service| Event::Service(Box::new(service)))
     }
 
-    fn gone(metadata: &ObjectMeta) -> Option<Event> {
-        Some(Event::ServiceGone(ObjectKey::of(metadata)))
+    fn gone(key: ObjectKey) -> Option<Event> {
+        Some(Event::ServiceGone(key))
     }
 }

@@ -1,10 +1,9 @@
 //! EndpointSlices, as kube-proxy selects them: those not labelled headless.
 
-use k8s_openapi::api::discovery::v1 as api;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher;
 
 use super::Watch;
+use crate::model::object as api;
 use crate::model::{ObjectKey, Reading, endpoints};
 use crate::source::{Event, Kind};
 
@@ -19,8 +18,8 @@ impl Watch for Watched {
         config.labels(&format!("!{}", endpoints::HEADLESS_LABEL))
     }
 
-    fn name(metadata: &ObjectMeta) -> String {
-        format!("EndpointSlice {}", ObjectKey::of(metadata))
+    fn name(key: &ObjectKey) -> String {
+        format!("EndpointSlice {key}")
     }
 
     fn read(object: &Self::Object) -> Reading<Event> {
@@ -30,7 +29,7 @@ impl Watch for Watched {
         endpoints::read(object).map(|slice| Event::Slice(Box::new(slice)))
     }
 
-    fn gone(metadata: &ObjectMeta) -> Option<Event> {
-        Some(Event::SliceGone(ObjectKey::of(metadata)))
+    fn gone(key: ObjectKey) -> Option<Event> {
+        Some(Event::SliceGone(key))
     }
 }

@@ -57,12 +57,12 @@ pub fn decide<'a, R: Reasons>(
     };
     reasons.note(Reason::Frontend { kind, addr: tuple.dst, port: tuple.dport, service });
     let first = First { world, client: tuple.src, origin: *origin, service };
+    if service.guards(kind) && !service.admits(tuple.src) {
+        reasons.note(Reason::SourceRange { client: tuple.src });
+        return Decision::Drop(DropReason::SourceRange);
+    }
     match kind {
         FrontendKind::ClusterIp => first.internal(reasons),
-        FrontendKind::LoadBalancer if !service.admits(tuple.src) => {
-            reasons.note(Reason::SourceRange { client: tuple.src });
-            Decision::Drop(DropReason::SourceRange)
-        }
         FrontendKind::LoadBalancer | FrontendKind::ExternalIp | FrontendKind::NodePort => {
             first.external(reasons)
         }

@@ -8,7 +8,8 @@ use std::net::IpAddr;
 pub enum FrontendKind {
     /// `spec.clusterIPs`. The only internal kind: `internalTrafficPolicy` holds.
     ClusterIp,
-    /// `status.loadBalancer.ingress[].ip` with `ipMode: VIP`; the only kind `loadBalancerSourceRanges` restrict.
+    /// `status.loadBalancer.ingress[].ip` with `ipMode: VIP`; with ClusterIPs that are one
+    /// as well the only kind `loadBalancerSourceRanges` restrict.
     LoadBalancer,
     /// `spec.externalIPs`.
     ExternalIp,

@@ -54,6 +54,8 @@ pub struct Service {
     pub external: Policy,
     /// `loadBalancerSourceRanges`: who may use its LoadBalancer frontends; `None`: everybody.
     pub sources: Option<Arc<Prefixes>>,
+    /// Its ClusterIP is one of its LoadBalancer addresses as well: `sources` hold there, too.
+    pub guarded: bool,
     /// Purge epoch of the last change that can make a UDP flow of this port stale. 1 to 16,383.
     pub purge_epoch: u16,
     /// All backends, strictly ascending by address and port; also those no set has, while ready or serving.
@@ -94,6 +96,7 @@ impl Service {
             internal: Policy::Cluster,
             external: Policy::Cluster,
             sources: None,
+            guarded: false,
             purge_epoch: 1,
             backends: Box::default(),
             cluster: Box::default(),
@@ -118,6 +121,16 @@ impl Service {
     pub fn is_external(&self) -> bool {
         let outside = |frontend: &Frontend| frontend.kind != FrontendKind::ClusterIp;
         self.node_port.is_some() || self.frontends.iter().any(outside)
+    }
+
+    /// `sources` decide who may use its frontends of this kind.
+    #[must_use]
+    pub fn guards(&self, kind: FrontendKind) -> bool {
+        match kind {
+            FrontendKind::LoadBalancer => true,
+            FrontendKind::ClusterIp => self.guarded,
+            FrontendKind::ExternalIp | FrontendKind::NodePort => false,
+        }
     }
 
     /// The client may use its LoadBalancer frontends.

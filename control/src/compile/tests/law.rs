@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{ObjectKey, Problem};
+use crate::model::{ObjectKey, Port, Problem};
 use crate::source::Kind;
 use dataplane::service::ReturnPath;
 
@@ -34,6 +34,10 @@ fn any_fabric(which: u8) -> Fabric {
         2 => Fabric { service_cidrs: vec![cidr("10.96.0.0", 16), cidr("10.1.0.2", 32)], ..fabric() },
         3 => Fabric { service_cidrs: vec![cidr("10.1.0.0", 16), cidr("fd00::", 64)], ..fabric() },
         4 => Fabric { return_path: ReturnPath::ConnMark, ..fabric() },
+        5 => {
+            let node_addresses = vec![ip("198.51.100.1"), ip("198.51.100.2"), ip("fd00::1")];
+            Fabric { return_path: ReturnPath::ConnMark, node_addresses, ..fabric() }
+        }
         _ => Fabric { snat: vec![ip("198.51.100.2")], ..fabric() },
     }
 }
@@ -48,7 +52,7 @@ fn any_rules(which: u8) -> Rules {
 
 pub(crate) fn any_service() -> impl Strategy<Value = Service> {
     let some = |least| prop::sample::subsequence(ADDRS.to_vec(), least..3);
-    let ports = prop::collection::vec((0_u8..2, 80_u16..82, any::<bool>(), 0_u16..3), 0..3);
+    let ports = prop::collection::vec((0_u8..2, 80_u16..83, any::<bool>(), 0_u16..3), 0..3);
     let outside = (some(0), some(0), 0_u8..4);
     (0_u8..4, some(1), outside, ports, any::<[bool; 2]>(), 0_i64..3).prop_map(
         |(name, vips, outside, ports, local, created)| {
@@ -61,10 +65,13 @@ pub(crate) fn any_service() -> impl Strategy<Value = Service> {
             service.load_balancer_ips = outside.1.into_iter().map(ip).collect();
             service.source_ranges =
                 [(ip("192.0.2.0"), 24), (ip("fd00::"), 8)][..usize::from(outside.2 / 2)].to_vec();
-            service.health_check_port = local[1].then_some(u16::from(outside.2)).filter(|port| *port != 0);
+            service.health_check_port =
+                local[1].then_some(30_000 + u16::from(outside.2)).filter(|port| *port != 30_000);
             service.ports = ports
                 .into_iter()
                 .map(|(name, number, udp, outside)| {
+                    // One of the numbers is a node port's as well.
+                    let number = if number == 82 { 30_001 } else { number };
                     let mut port =
                         port(["", "b"][usize::from(name)], number, if udp { Proto::Udp } else { Proto::Tcp });
                     port.node_port = (outside > 0).then_some(30_000 + outside);
@@ -115,7 +122,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => (0_u8..4).prop_map(Step::SliceGone),
         1 => any::<bool>().prop_map(Step::Zone),
         1 => (services, prop::collection::vec(any_slice(), 0..4)).prop_map(|(a, b)| Step::Relist(a, b)),
-        1 => (0_u8..6).prop_map(Step::Fabric),
+        1 => (0_u8..7).prop_map(Step::Fabric),
         1 => (0_u8..3).prop_map(Step::Rules),
         5 => Just(Step::Compile),
     ]
@@ -169,50 +176,102 @@ fn from_scratch(desired: &Desired, fabric: &Fabric, rules: &Rules) -> Scratch {
     (world, fresh.compiler.problems().clone(), fresh.compiler.health().clone())
 }
 
+/// Steps in worlds where nearly everything is claimed more than once and endpoints come and go.
+fn shared_step() -> impl Strategy<Value = Step> {
+    let claimed = ["198.51.100.1", "198.51.100.2", "10.96.0.1"];
+    let services = (0_u8..3, prop::sample::subsequence(claimed.to_vec(), 1..3), 0_i64..3, any::<[bool; 4]>());
+    let services = services.prop_map(move |(name, shared, created, [local, here, udp, twin])| {
+        let policy = |local| if local { Policy::Local } else { Policy::Cluster };
+        let vip = format!("10.96.0.{}", name + 1);
+        let mut service = Service { created, ..service(&format!("s{name}"), &[&vip]) };
+        (service.internal, service.external) = (policy(here), policy(local));
+        service.load_balancer_ips = shared.into_iter().map(ip).collect();
+        let proto = if udp { Proto::Udp } else { Proto::Tcp };
+        let number = if twin { 30_001 } else { 80 };
+        service.ports = vec![Port { node_port: Some(30_001), ..port("", number, proto) }];
+        service.health_check_port = twin.then_some(30_001);
+        service
+    });
+    let slices =
+        (0_u8..3, any::<[bool; 4]>(), any::<bool>()).prop_map(|(of, [some, ready, here, looped], udp)| {
+            let mut slice = slice(&format!("e{of}"), &format!("s{of}"), &[]);
+            slice.ports[0].proto = if udp { Proto::Udp } else { Proto::Tcp };
+            // Refused while the address is a ClusterIP.
+            let addr = if looped { "10.96.0.3" } else { "10.1.0.1" };
+            let node = Some(if here { HERE } else { "there" }.to_owned());
+            let endpoint = Endpoint { ready, serving: ready, node, ..endpoint(addr) };
+            slice.endpoints = some.then_some(endpoint).into_iter().collect();
+            slice
+        });
+    prop_oneof![
+        4 => services.prop_map(Step::Service),
+        1 => (0_u8..3).prop_map(Step::ServiceGone),
+        8 => slices.prop_map(Step::Slice),
+        1 => (0_u8..3).prop_map(Step::SliceGone),
+        1 => (3_u8..7).prop_map(Step::Fabric),
+        6 => Just(Step::Compile),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
+
     #[test]
     fn steps_lead_where_one_leap_leads(steps in prop::collection::vec(any_step(), 0..40)) {
-        let mut bench = Bench::new(&[], &[]);
-        let mut world = bench.next();
-        let (mut fabric, mut rules) = (fabric(), Rules::default());
-        for step in steps.into_iter().chain([Step::Compile]) {
-            let compiles = matches!(step, Step::Compile);
-            if let Step::Fabric(which) = step {
-                fabric = any_fabric(which);
-                bench.compiler.set_fabric(fabric.clone());
-            }
-            if let Step::Rules(which) = step {
-                rules = any_rules(which);
-                bench.compiler.set_rules(rules.clone());
-            }
-            apply(&mut bench.desired, step);
-            if !compiles {
-                continue;
-            }
-            let before = world.clone();
-            if let Some(next) = bench.step().0 {
-                world = snapshot(&next);
-                prop_assert_eq!(world.generation(), before.generation() + 1);
-            }
-            let (expected, problems, health) = from_scratch(&bench.desired, &fabric, &rules);
-            prop_assert_eq!(bench.compiler.health(), &health);
-            prop_assert_eq!(world.fabric(), &fabric);
-            prop_assert_eq!(plain(&world), expected);
-            prop_assert_eq!(bench.compiler.problems(), &problems);
-            for service in world.services() {
-                if let Some(old) = before.service(service.id) {
-                    prop_assert_eq!(&old.name, &service.name, "an id changed hands");
-                    prop_assert!(old == service || !Arc::ptr_eq(old, service));
-                }
-            }
-        }
-        for service in bench.desired.services().keys().cloned().collect::<Vec<_>>() {
-            bench.desired.apply(Event::ServiceGone(service));
-        }
-        bench.step();
-        let compiler = &bench.compiler;
-        prop_assert!(compiler.objects.is_empty() && compiler.by_endpoint.is_empty() && compiler.slots.is_empty());
-        prop_assert!(compiler.problems.is_empty() && compiler.claims.addrs().is_empty() && compiler.health.is_empty());
+        walk(steps)?;
     }
+
+    #[test]
+    fn endpoints_move_frontends_as_one_leap_does(steps in prop::collection::vec(shared_step(), 0..40)) {
+        walk([Step::Fabric(5)].into_iter().chain(steps).collect())?;
+    }
+}
+
+/// Compares every compile on the way with one of everything.
+fn walk(steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let mut bench = Bench::new(&[], &[]);
+    let mut world = bench.next();
+    let (mut fabric, mut rules) = (fabric(), Rules::default());
+    for step in steps.into_iter().chain([Step::Compile]) {
+        let compiles = matches!(step, Step::Compile);
+        if let Step::Fabric(which) = step {
+            fabric = any_fabric(which);
+            bench.compiler.set_fabric(fabric.clone());
+        }
+        if let Step::Rules(which) = step {
+            rules = any_rules(which);
+            bench.compiler.set_rules(rules.clone());
+        }
+        apply(&mut bench.desired, step);
+        if !compiles {
+            continue;
+        }
+        let before = world.clone();
+        if let Some(next) = bench.step().0 {
+            world = snapshot(&next);
+            prop_assert_eq!(world.generation(), before.generation() + 1);
+        }
+        let (expected, problems, health) = from_scratch(&bench.desired, &fabric, &rules);
+        prop_assert_eq!(bench.compiler.health(), &health);
+        prop_assert_eq!(world.fabric(), &fabric);
+        prop_assert_eq!(plain(&world), expected);
+        prop_assert_eq!(bench.compiler.problems(), &problems);
+        for service in world.services() {
+            if let Some(old) = before.service(service.id) {
+                prop_assert_eq!(&old.name, &service.name, "an id changed hands");
+                prop_assert!(old == service || !Arc::ptr_eq(old, service));
+            }
+        }
+    }
+    for service in bench.desired.services().keys().cloned().collect::<Vec<_>>() {
+        bench.desired.apply(Event::ServiceGone(service));
+    }
+    bench.step();
+    let compiler = &bench.compiler;
+    prop_assert!(compiler.objects.is_empty() && compiler.by_endpoint.is_empty() && compiler.slots.is_empty());
+    prop_assert!(
+        compiler.problems.is_empty() && compiler.claims.addrs().is_empty() && compiler.health.is_empty()
+    );
+    prop_assert!(compiler.claims.health_ports.is_empty());
+    Ok(())
 }

@@ -90,6 +90,26 @@ fn an_address_named_twice_is_what_is_closest() {
 }
 
 #[test]
+fn a_cluster_ip_that_is_its_own_load_balancer_address_has_its_source_ranges() {
+    let mut web = everywhere("web", 1);
+    web.source_ranges = vec![(ip("192.168.0.0"), 24)];
+    web.load_balancer_ips = vec![ip("10.96.0.1")];
+    let mut bench = bench(&[web], &[]);
+    let world = bench.next();
+    let of = |addr: &str| world.services().find(|service| service.cluster_ip == ip(addr)).unwrap();
+    assert_eq!(at(&world, "10.96.0.1", 80).unwrap().0, FrontendKind::ClusterIp);
+    assert!(of("10.96.0.1").guarded && !of("10.96.0.1").admits(ip("203.0.113.9")));
+    assert!(!of("fd00::1").guarded);
+    // Another Service's claim to it closes nothing.
+    let mut other = everywhere("other", 2);
+    other.source_ranges = vec![(ip("192.0.2.0"), 24)];
+    other.load_balancer_ips = vec![ip("10.96.0.1")];
+    let world = bench.apply(says(other));
+    let (_, web) = world.frontend(ip("10.96.0.1"), SvcPort { port: 80, proto: Proto::Tcp }).unwrap();
+    assert!(web.admits(ip("192.168.0.9")));
+}
+
+#[test]
 fn external_ips_are_refused_unless_they_are_allowed() {
     let mut bench = bench(&[everywhere("web", 1)], &[]);
     bench.compiler.set_rules(Rules::default());
@@ -126,7 +146,8 @@ fn every_contested_frontend_goes_to_the_older_by_itself() {
     young.external_ips.push(ip("203.0.113.2"));
     let old = Service { created: 100, ..everywhere("old", 1) };
     let mut bench = bench(&[young, old], &[]);
-    bench.compiler.set_fabric(Fabric { node_addresses: vec![ip("192.168.0.1")], ..outside() });
+    let node_addresses = vec![ip("192.168.0.1"), ip("fd00:1::1")];
+    bench.compiler.set_fabric(Fabric { node_addresses, ..outside() });
     let world = bench.next();
     let holder = |world: &Snapshot, addr, port| at(world, addr, port).unwrap().1;
     assert_eq!(holder(&world, "203.0.113.1", 80), "default/old");

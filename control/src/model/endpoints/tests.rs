@@ -146,7 +146,8 @@ fn the_headless_label_hides_a_slice_whatever_it_says() {
     for (labels, ours) in
         [(json!({}), true), (json!({HEADLESS_LABEL: ""}), false), (json!({HEADLESS_LABEL: "no"}), false)]
     {
-        let metadata = serde_json::from_value(json!({"name": "x", "labels": labels})).unwrap();
+        let slice = json!({"metadata": {"name": "x", "labels": labels}});
+        let api::EndpointSlice { metadata, .. } = serde_json::from_value(slice).unwrap();
         assert_eq!(is_ours(&metadata), ours, "{labels}");
     }
 }
@@ -197,5 +198,5 @@ fn legacy_endpoints_become_slices_of_both_families() {
         [("", Proto::Tcp, 8080), ("dns", Proto::Udp, 53),]
     );
     assert_eq!(slices[0].endpoints[0].target.as_deref(), Some("web-1"));
-    assert_eq!(read_legacy(&core::Endpoints::default()).problems.len(), 1);
+    assert_eq!(read_legacy(&api::Endpoints::default()).problems.len(), 1);
 }

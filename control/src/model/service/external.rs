@@ -1,13 +1,13 @@
 //! What a Service says of traffic from outside: external and load-balancer addresses, who may use them, by which policy,
 //! and where its health is asked for.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dataplane::packet::tuple::Family;
 use dataplane::service::Policy;
-use k8s_openapi::api::core::v1 as api;
 
 use super::policy;
+use crate::model::object as api;
 use crate::model::{Report, ip, port_number};
 
 /// See the fields of [`Service`](crate::model::Service).
@@ -57,9 +57,8 @@ fn external_ips(spec: &api::ServiceSpec, report: &mut Report) -> Vec<IpAddr> {
 /// Every ingress address that is reached by itself. Those behind a proxy of their own are left to it, and the ports an
 /// ingress names mean nothing: every port of the Service is open on every address.
 fn load_balancer_ips(service: &api::Service, report: &mut Report) -> Vec<IpAddr> {
-    let status = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let mut ips = Vec::new();
-    for (index, ingress) in status.and_then(|lb| lb.ingress.as_ref()).into_iter().flatten().enumerate() {
+    for (index, ingress) in service.ingress.iter().enumerate() {
         let text = ingress.ip.as_deref().unwrap_or_default();
         let field = |name: &str| format!("status.loadBalancer.ingress[{index}].{name}");
         match (ingress.ip_mode.as_deref(), ip::parse(text)) {
@@ -78,20 +77,30 @@ fn load_balancer_ips(service: &api::Service, report: &mut Report) -> Vec<IpAddr>
     ips
 }
 
-/// The ranges that restrict something. One that has every address opens its family to everybody, and so does a family
-/// without any.
+/// The ranges that restrict something. One that has every address opens its family to everybody, and so does a list
+/// without any of the family. Where one cannot be read it could have been the family's only one: nobody is let in then.
 fn source_ranges(spec: &api::ServiceSpec, report: &mut Report) -> Vec<(IpAddr, u8)> {
     let mut ranges = Vec::new();
+    let mut unreadable = false;
     for (index, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
         match ip::parse_prefix(text.trim()) {
             Some(range) => ranges.push(range),
-            None => report.invalid(
-                format!("spec.loadBalancerSourceRanges[{index}]"),
-                format!(
-                    "{text:?} is no CIDR; it is left out, and without any the addresses are open to everybody"
-                ),
-                "write an address and a prefix length, as 203.0.113.0/24",
-            ),
+            None => {
+                unreadable = true;
+                report.invalid(
+                    format!("spec.loadBalancerSourceRanges[{index}]"),
+                    format!(
+                        "{text:?} is no CIDR; it is left out, and a family without another one is closed to everybody"
+                    ),
+                    "write an address and a prefix length, as 203.0.113.0/24",
+                );
+            }
+        }
+    }
+    let families = [(Family::V4, NOBODY_V4), (Family::V6, NOBODY_V6)];
+    for (family, nobody) in families.into_iter().filter(|_| unreadable) {
+        if !ranges.iter().any(|(addr, _)| Family::of(*addr) == family) {
+            ranges.push(nobody);
         }
     }
     let is_open = |family: Family| ranges.iter().any(|(addr, len)| *len == 0 && Family::of(*addr) == family);
@@ -99,6 +108,11 @@ fn source_ranges(spec: &api::ServiceSpec, report: &mut Report) -> Vec<(IpAddr, u
     ranges.retain(|(addr, _)| !open.contains(&(Family::of(*addr), true)));
     ranges
 }
+
+/// No packet has these sources.
+const NOBODY_V4: (IpAddr, u8) = (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 32);
+/// See [`NOBODY_V4`].
+const NOBODY_V6: (IpAddr, u8) = (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 128);
 
 fn health_check_port(spec: &api::ServiceSpec, report: &mut Report) -> Option<u16> {
     let field = "spec.healthCheckNodePort";

@@ -280,10 +280,11 @@ fn a_service_of_another_proxy_is_not_ours_whatever_the_label_says() {
         // Only on EndpointSlices does this label mean something.
         (json!({"service.kubernetes.io/headless": ""}), true),
     ] {
-        let metadata = serde_json::from_value(json!({"name": "web", "labels": labels})).unwrap();
+        let service = json!({"metadata": {"name": "web", "labels": labels}});
+        let api::Service { metadata, .. } = serde_json::from_value(service).unwrap();
         assert_eq!(is_ours(&metadata), ours, "{labels}");
     }
-    assert!(is_ours(&ObjectMeta::default()));
+    assert!(is_ours(&Metadata::default()));
 }
 
 #[test]

@@ -3,14 +3,11 @@
 //! No API server stands in front of a directory, so what it would have filled in is filled in here, and what it
 //! would have refused is refused here; unless the directory is said to be what a server holds ([`Reader::as_held`]).
 
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1 as discovery;
-use k8s_openapi::api::networking::v1 as networking;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::decode::{self, Flaw};
 use super::documents::Document;
+use crate::model::decode::{Flaw, explain_path};
+use crate::model::object::{self as api, Decode};
 use crate::model::{self, Node, ObjectKey, Problem, Reading, Service, ServiceCidr, Slice, ip};
 
 /// A kind we read. `Endpoints` and `EndpointSlice` are different objects even when they say the same.
@@ -180,7 +177,9 @@ fn object(place: &str, value: &Value, version: &str, kind: &str, reader: &Reader
         // A server's controllers have made slices of them.
         Known::Endpoints if reader.as_held => Ok(Reading::nothing()),
         Known::Endpoints => decoded(value, read_endpoints),
-        Known::Node => decoded(value, |node| read_node(node, &reader.node_name)),
+        // Of other Nodes nothing is used, so nothing of them can be wrong.
+        Known::Node if name != reader.node_name => Ok(Reading::nothing()),
+        Known::Node => decoded(value, read_node),
         Known::ServiceCidr => decoded(value, read_service_cidr),
     };
     match reading {
@@ -198,21 +197,20 @@ fn object(place: &str, value: &Value, version: &str, kind: &str, reader: &Reader
             Item { place, outcome, problems }
         }
         Err(Flaw { field, what }) => {
-            let remedy =
-                format!("`kubectl explain {}` says what belongs there", decode::explain_path(kind, &field));
-            bad(place, Some(identity), &field, what, remedy)
+            let remedy = format!("`kubectl explain {}` says what belongs there", explain_path(kind, &field));
+            bad(place, Some(identity), &field, format!("{what}; the object is not applied"), remedy)
         }
     }
 }
 
-fn decoded<T: DeserializeOwned>(
+fn decoded<T: Decode>(
     value: &Value,
     read: impl FnOnce(T) -> Reading<Object>,
 ) -> Result<Reading<Object>, Flaw> {
-    decode::decode::<T>(value).map(read)
+    T::decode(value).map(read)
 }
 
-fn read_service(mut service: core::Service, as_held: bool) -> Reading<Object> {
+fn read_service(mut service: api::Service, as_held: bool) -> Reading<Object> {
     if !model::service::is_ours(&service.metadata) {
         return Reading::nothing();
     }
@@ -229,37 +227,34 @@ fn read_service(mut service: core::Service, as_held: bool) -> Reading<Object> {
     reading
 }
 
-fn read_slice(mut slice: discovery::EndpointSlice, as_held: bool) -> Reading<Object> {
+fn read_slice(mut slice: api::EndpointSlice, as_held: bool) -> Reading<Object> {
     if !model::endpoints::is_ours(&slice.metadata) {
         return Reading::nothing();
     }
     // An API server gives every port a name; one it holds without has none.
-    for port in slice.ports.iter_mut().flatten().filter(|_| !as_held) {
+    for port in slice.ports.iter_mut().filter(|_| !as_held) {
         port.name.get_or_insert_default();
     }
     model::endpoints::read(&slice).map(|slice| Object::Slices(vec![slice]))
 }
 
-fn read_endpoints(endpoints: core::Endpoints) -> Reading<Object> {
+fn read_endpoints(endpoints: api::Endpoints) -> Reading<Object> {
     if !model::endpoints::is_ours(&endpoints.metadata) {
         return Reading::nothing();
     }
     model::endpoints::read_legacy(&endpoints).map(Object::Slices)
 }
 
-fn read_node(node: core::Node, node_name: &str) -> Reading<Object> {
-    if node.metadata.name.as_deref() != Some(node_name) {
-        return Reading::nothing();
-    }
+fn read_node(node: api::Node) -> Reading<Object> {
     model::node::read(&node).map(Object::Node)
 }
 
-fn read_service_cidr(object: networking::ServiceCIDR) -> Reading<Object> {
+fn read_service_cidr(object: api::ServiceCIDR) -> Reading<Object> {
     model::cidr::read(&object).map(Object::ServiceCidr)
 }
 
 /// `clusterIP`, `clusterIPs` and `ipFamilies` follow from each other. A Service held without a `clusterIP` has none.
-fn fill_in_service(service: &mut core::Service, as_held: bool) {
+fn fill_in_service(service: &mut api::Service, as_held: bool) {
     let Some(spec) = service.spec.as_mut() else { return };
     let alone = spec.cluster_ip.clone().filter(|ip| !ip.is_empty());
     let list = spec.cluster_ips.get_or_insert_default();

@@ -80,9 +80,20 @@ fn source_ranges_open_a_family_they_do_not_name_or_name_whole() {
     assert_eq!((is, told.len()), (vec!["203.0.113.0/24".into(), "10.0.0.0/8".into(), "fd00::/16".into()], 0));
     assert_eq!(ranges(json!(["203.0.113.0/24", "0.0.0.0/0", "fd00::/16"])).0, ["fd00::/16"]);
     assert_eq!(ranges(json!(["0.0.0.0/1", "128.0.0.0/1", "::/0"])).0, ["0.0.0.0/1", "128.0.0.0/1"]);
+}
+
+#[test]
+fn a_source_range_that_cannot_be_read_opens_nothing() {
+    let ranges = |list: Value| {
+        let (service, told) = with(json!({"type": "LoadBalancer", "loadBalancerSourceRanges": list}));
+        let text = |(addr, len): &(IpAddr, u8)| format!("{addr}/{len}");
+        (service.source_ranges.iter().map(text).collect::<Vec<_>>(), told)
+    };
     let (is, told) = ranges(json!(["nonsense", "203.0.113.0"]));
-    assert!(is.is_empty());
+    assert_eq!(is, ["0.0.0.0/32", "::/128"], "nobody");
     assert_eq!(told, ["spec.loadBalancerSourceRanges[0]", "spec.loadBalancerSourceRanges[1]"]);
+    assert_eq!(ranges(json!(["nonsense", "203.0.113.0/24"])).0, ["203.0.113.0/24", "::/128"]);
+    assert_eq!(ranges(json!(["0.0.0.0/0", "nonsense"])).0, ["::/128"]);
 }
 
 #[test]

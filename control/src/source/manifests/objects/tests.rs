@@ -287,3 +287,34 @@ fn piece() -> impl proptest::strategy::Strategy<Value = String> {
     ];
     prop_oneof![4 => prop::sample::select(known.to_vec()).prop_map(str::to_owned), 1 => any::<String>()]
 }
+
+#[test]
+fn a_field_that_is_not_used_never_matters_in_a_manifest() {
+    use crate::model::mutations::{Mutation, SERVICE, SLICE, USED_OF_SERVICE, USED_OF_SLICE, mutations};
+    for (recorded, used) in [(SERVICE, USED_OF_SERVICE), (SLICE, USED_OF_SLICE)] {
+        let known = object(&one(recorded)).clone();
+        for Mutation { pointer, used, object: mutated } in mutations(recorded, used) {
+            // They say what it is.
+            if ["/kind", "/apiVersion"].contains(&pointer.as_str()) {
+                continue;
+            }
+            let item = one(&mutated.to_string());
+            if !used {
+                assert_eq!((object(&item), item.problems.len()), (&known, 0), "{pointer}: {mutated}");
+            }
+            for problem in &item.problems {
+                assert!(!problem.field.is_empty() && !problem.remedy.is_empty(), "{problem}");
+            }
+        }
+    }
+}
+
+#[test]
+fn another_node_may_be_anything() {
+    let item = one("apiVersion: v1\nkind: Node\nmetadata: {name: n2}\nspec: {podCIDRs: 5}\nstatus: []\n");
+    assert_eq!((object(&item), item.problems.len()), (&Object::Nothing, 0));
+    assert_eq!(
+        refused("apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {podCIDRs: 5}\n").1,
+        "spec.podCIDRs"
+    );
+}

@@ -182,6 +182,21 @@ fn source_ranges_close_load_balancer_addresses_and_nothing_else() {
 }
 
 #[test]
+fn a_cluster_ip_that_is_a_load_balancers_address_as_well_is_closed_like_one() {
+    for (guarded, expected) in [(false, Plain::Reject), (true, Plain::Drop(DropReason::SourceRange))] {
+        let mut web = everywhere(false, Proto::Tcp, Policy::Cluster, false, false);
+        web.sources = Some(Arc::new(Prefixes::new(&[("192.0.2.0".parse().unwrap(), 24)]).unwrap()));
+        web.guarded = guarded;
+        let world = world(node(true), [web]);
+        let outside = At::Outside.addr(false);
+        assert_eq!(ask(&world, outside, addr(CLUSTER_IP, false), 80, Proto::Tcp).0, expected);
+        let allowed = "192.0.2.9".parse().unwrap();
+        assert_eq!(ask(&world, allowed, addr(CLUSTER_IP, false), 80, Proto::Tcp).0, Plain::Reject);
+        assert_eq!(ask(&world, outside, addr(EXTERNAL_IP, false), 80, Proto::Tcp).0, Plain::Reject);
+    }
+}
+
+#[test]
 fn frontends_come_before_node_ports_and_both_before_refusals() {
     let v4 = |text: &str| -> IpAddr { text.parse().unwrap() };
     let by_node_port = everywhere(false, Proto::Tcp, Policy::Cluster, true, true);
