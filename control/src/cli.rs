@@ -82,11 +82,12 @@ pub struct RunArgs {
     /// Worker threads, each with a queue of its own [default: one a core, at most 8]
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
-    /// With masquerade, the source address endpoints see (required then): routed to this host by everything that
-    /// answers; once a family
+    /// The source address endpoints see, routed to this host by everything that answers; once a family. With
+    /// --manifests it chooses the return path masquerade, which needs it
     #[arg(long, value_name = "ADDRESS")]
     pub snat_address: Vec<IpAddr>,
-    /// A Service CIDR of the cluster; may be repeated [default: 10.96.0.0/12 and fd00:10:96::/112]
+    /// A Service CIDR of the cluster; may be repeated [default: those of ServiceCIDR objects; else none, each Service's
+    /// address is routed by itself]
     #[arg(long, value_name = "CIDR")]
     pub service_cidr: Vec<String>,
     /// The pods' CIDR of the cluster, once a family: other clients of a ClusterIP are masqueraded [default: none]

@@ -17,6 +17,8 @@ mod cidrs;
 #[derive(Debug, Default)]
 pub struct Desired {
     node: Node,
+    /// What the configuration says of it, which counts before what its object does.
+    configured: Node,
     services: BTreeMap<ObjectKey, Service>,
     /// By Service, then by slice. No Service here without a slice.
     slices: BTreeMap<ObjectKey, BTreeMap<ObjectKey, Slice>>,
@@ -58,6 +60,12 @@ impl Desired {
     #[must_use]
     pub fn new(node_name: &str) -> Self {
         Self { node: Node { name: node_name.to_owned(), ..Node::default() }, ..Self::default() }
+    }
+
+    /// As [`Self::new`], with what a configuration says of the node: its object adds what is empty there.
+    #[must_use]
+    pub fn on(node: Node) -> Self {
+        Self { configured: node.clone(), node, ..Self::default() }
     }
 
     /// Takes one event.
@@ -162,6 +170,18 @@ impl Desired {
         self.service_cidrs.all()
     }
 
+    /// A ServiceCIDR that names this CIDR.
+    #[must_use]
+    pub fn names_of_cidr(&self, cidr: (IpAddr, u8)) -> Option<&str> {
+        self.service_cidrs.named(cidr)
+    }
+
+    /// A ServiceCIDR this address lies in.
+    #[must_use]
+    pub fn cidr_object_around(&self, addr: IpAddr) -> Option<&str> {
+        self.service_cidrs.around(addr)
+    }
+
     /// What the source reported, by object.
     #[must_use]
     pub fn problems(&self) -> &BTreeMap<String, Vec<Problem>> {
@@ -209,6 +229,7 @@ impl Desired {
         if node.name != self.node.name {
             return;
         }
+        let node = over(&self.configured, node);
         if node.zone != self.node.zone {
             let hinted = self.slices.keys().filter(|key| self.services.contains_key(key));
             self.dirty.extend(hinted.cloned());
@@ -226,6 +247,21 @@ impl Desired {
         if self.services.contains_key(service) {
             self.dirty.insert(service.clone());
         }
+    }
+}
+
+/// What is configured of a node, else what its object says.
+fn over(configured: &Node, object: Node) -> Node {
+    let or = |some: &[IpAddr], other| if some.is_empty() { other } else { some.to_vec() };
+    Node {
+        zone: configured.zone.clone().or(object.zone),
+        addresses: or(&configured.addresses, object.addresses),
+        pod_cidrs: if configured.pod_cidrs.is_empty() {
+            object.pod_cidrs
+        } else {
+            configured.pod_cidrs.clone()
+        },
+        name: object.name,
     }
 }
 

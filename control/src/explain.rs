@@ -106,7 +106,7 @@ pub struct Ground<'a> {
 /// Explains what a new flow of the asked packet would get.
 #[must_use]
 pub fn explain(ground: &Ground<'_>, question: &Question) -> Explanation {
-    let mut steps = Steps::new(ground.desired);
+    let mut steps = Steps::new(ground.desired, question.dst);
     let origin = origin(ground, question, &mut steps);
     let world = ground.world;
     let tuple = question.tuple();

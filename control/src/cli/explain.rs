@@ -9,12 +9,11 @@ use anyhow::Context;
 use clap::Args;
 
 use crate::cli::{AtArgs, Failure};
-use crate::config::file::{ConfigFile, ReturnPathName};
-use crate::config::{Config, ConfigError, Machine, read};
+use crate::config::file::{ConfigFile, SourceFile};
+use crate::config::{Config, ConfigError, Machine, read, rules};
 use crate::explain::question::BadQuestion;
 use crate::explain::text::render;
 use crate::explain::{Explanation, Offline, Question, Site};
-use crate::run::fabric::Parts;
 use crate::socket::client;
 use crate::socket::wire::Query;
 
@@ -46,6 +45,9 @@ pub struct ExplainArgs {
     /// The configuration to ask them with
     #[arg(long, value_name = "FILE", requires = "manifests")]
     pub config: Option<PathBuf>,
+    /// The node they are asked for [default: the configuration's, else as `run`]
+    #[arg(long, value_name = "NAME", requires = "manifests")]
+    pub node_name: Option<String>,
     /// Where to ask.
     #[command(flatten)]
     pub at: AtArgs,
@@ -89,7 +91,7 @@ enum Oracle {
 impl Oracle {
     fn of(args: &ExplainArgs) -> Result<Self, Failure> {
         let Some(directory) = &args.manifests else { return Ok(Self::Running(args.at.path())) };
-        let site = site(args.config.as_deref(), &Machine::here())?;
+        let site = site(args, directory, &Machine::here())?;
         let offline = Offline::load(directory, site).map_err(anyhow::Error::from)?;
         for problem in offline.problems() {
             tracing::warn!(remedy = problem.remedy, "{}: {}", problem.place(), problem.what);
@@ -110,21 +112,18 @@ impl Oracle {
     }
 }
 
-/// The node a configuration describes. With manifests sources are kept unless it says otherwise: what is asked for is
-/// what a node of a cluster would do.
-fn site(path: Option<&Path>, machine: &Machine) -> Result<Site, ConfigError> {
-    let mut given = match path {
+/// The node a configuration describes, with the defaults of a run with these manifests.
+fn site(args: &ExplainArgs, directory: &Path, machine: &Machine) -> Result<Site, ConfigError> {
+    let file = match &args.config {
         Some(path) => read::read_for_explain(path)?,
         None => ConfigFile::default(),
     };
-    if given.return_path.unwrap_or_default() == ReturnPathName::Auto {
-        given.return_path = Some(ReturnPathName::Connmark);
-    }
-    let config = Config::resolve(given, machine)?;
-    let mut node = config.node.clone();
-    node.name.clone_from(&config.node_name);
-    let (rules, detect) = (config.rules.clone(), config.detect_local.clone());
-    Ok(Site { node, parts: Parts::new(&config, Vec::new()), rules, detect })
+    let source = SourceFile { manifests: Some(directory.to_owned()), ..SourceFile::default() };
+    let flags =
+        ConfigFile { source: Some(source), node_name: args.node_name.clone(), ..ConfigFile::default() };
+    let config = Config::resolve(flags.over(file), machine)?;
+    rules::needs_snat(config.return_path, &config.snat)?;
+    Ok(Site::of(&config))
 }
 
 fn asked(args: &ExplainArgs) -> Result<Question, ConfigError> {

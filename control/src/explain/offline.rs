@@ -9,12 +9,12 @@ use dataplane::service::{BuildError, Snapshot, World};
 
 use super::{Explanation, Ground, Question, explain};
 use crate::compile::{Compiler, Rules};
+use crate::config::Config;
 use crate::config::detect::DetectLocal;
 use crate::desired::Desired;
 use crate::model::{Node, Problem};
 use crate::node::Surroundings;
 use crate::run::fabric::Parts;
-use crate::source::Event;
 use crate::source::manifests;
 
 /// A node as the configuration describes it.
@@ -28,6 +28,19 @@ pub struct Site {
     pub rules: Rules,
     /// How local pods are told.
     pub detect: DetectLocal,
+}
+
+impl Site {
+    /// The node of this configuration.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self {
+            node: Node { name: config.node_name.clone(), ..config.node.clone() },
+            parts: Parts::new(config, Vec::new()),
+            rules: config.rules.clone(),
+            detect: config.detect_local.clone(),
+        }
+    }
 }
 
 /// Manifests, compiled.
@@ -60,23 +73,21 @@ pub enum OfflineError {
 }
 
 impl Offline {
-    /// Reads a directory, takes its objects as an API server would hold them, and compiles them for this node.
+    /// Reads a directory as a run does, and compiles its objects for this node.
     ///
     /// # Errors
     /// The directory cannot be read, or what is configured cannot be.
     pub fn load(directory: &Path, site: Site) -> Result<Self, OfflineError> {
-        let mut desired = Desired::new(&site.node.name);
-        let events = manifests::read_once(directory, &site.node.name)
+        let mut desired = Desired::on(site.node);
+        let events = manifests::read_once(directory, &desired.node().name)
             .map_err(|source| OfflineError::Manifests { path: directory.to_owned(), source })?;
         events.into_iter().for_each(|event| desired.apply(event));
-        let node = over(site.node, desired.node());
-        desired.apply(Event::Node(Box::new(node.clone())));
+        let node = desired.node();
 
         let mut parts = site.parts;
-        parts.assume_nothing();
         let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
         let hosts = node.addresses.iter().copied().chain(loopback).collect();
-        parts.surround(Surroundings { hosts, routes: Vec::new() });
+        parts.surround(Surroundings { hosts, ..Surroundings::default() });
         let mut compiler = Compiler::new(parts.fabric(&desired));
         compiler.set_rules(site.rules);
         // No flow is older than this world.
@@ -99,23 +110,5 @@ impl Offline {
     fn ground<'a>(&'a self, world: &'a Snapshot) -> Ground<'a> {
         let Self { desired, compiler, detect, .. } = self;
         Ground { world, desired, compiler, detect }
-    }
-}
-
-/// What is configured of a node, else what its object says.
-fn over(configured: Node, object: &Node) -> Node {
-    Node {
-        name: configured.name,
-        zone: configured.zone.or_else(|| object.zone.clone()),
-        addresses: if configured.addresses.is_empty() {
-            object.addresses.clone()
-        } else {
-            configured.addresses
-        },
-        pod_cidrs: if configured.pod_cidrs.is_empty() {
-            object.pod_cidrs.clone()
-        } else {
-            configured.pod_cidrs
-        },
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Steps<'a> {
     service: Option<String>,
     /// What says what becomes of the packet.
     decisive: String,
+    /// Where the packet goes to.
+    dst: IpAddr,
     /// The next reason is about this endpoint alone.
     endpoint: Option<SocketAddr>,
 }
@@ -25,8 +27,8 @@ pub(super) struct Steps<'a> {
 const CONFIG: &str = "Config";
 
 impl<'a> Steps<'a> {
-    pub(super) const fn new(desired: &'a Desired) -> Self {
-        Self { desired, steps: Vec::new(), service: None, decisive: String::new(), endpoint: None }
+    pub(super) const fn new(desired: &'a Desired, dst: IpAddr) -> Self {
+        Self { desired, steps: Vec::new(), service: None, decisive: String::new(), dst, endpoint: None }
     }
 
     pub(super) fn push(
@@ -163,7 +165,11 @@ impl Reasons for Steps<'_> {
             }
             Reason::HostEndpoint => self.push(self.node(), "status.addresses", text),
             Reason::SnatAddress => self.decide(CONFIG, "snatAddresses", text),
-            Reason::Unallocated => self.decide(CONFIG, "serviceCIDRs", text),
+            Reason::Unallocated => {
+                let by = self.desired.cidr_object_around(self.dst).map(|name| format!("ServiceCIDR {name}"));
+                let field = if by.is_some() { "spec.cidrs" } else { "serviceCIDRs" };
+                self.decide(by.unwrap_or_else(|| CONFIG.to_owned()), field, text);
+            }
             Reason::NoSuchPort | Reason::NotOurs => self.decide("", "", text),
             // What a later version says is said in its own words.
             _ => self.push(self.of_service(), "", text),

@@ -1,11 +1,10 @@
-//! Questions of every kind, asked of manifests as an API server would hold them.
+//! Questions of every kind, asked of manifests.
 
 use std::fs;
 
 use super::*;
 use crate::config::read::parse;
 use crate::config::{Config, Machine};
-use crate::run::fabric::Parts;
 
 mod held;
 
@@ -61,9 +60,7 @@ fn offline(config: &str, manifest: &str) -> Offline {
     let config = Config::resolve(parse(config).unwrap(), &machine).unwrap();
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("cluster.json"), manifest).unwrap();
-    let (rules, detect) = (config.rules.clone(), config.detect_local.clone());
-    let site = Site { node: config.node.clone(), parts: Parts::new(&config, Vec::new()), rules, detect };
-    Offline::load(folder.path(), site).unwrap()
+    Offline::load(folder.path(), Site::of(&config)).unwrap()
 }
 
 fn ask(offline: &Offline, src: &str, dst: &str, proto: &str) -> Explanation {

@@ -154,7 +154,7 @@ impl<S: Steering> Lifecycle<S> {
                     self.take(event, &mut events).await?;
                 }
                 here = changed(&mut self.here) => {
-                    self.state.surround(here);
+                    self.frontends_moved |= self.state.surround(here);
                     self.publish_in_turn().await?;
                 }
                 reread = reread(&mut self.reloads) => {
@@ -280,7 +280,7 @@ impl<S: Steering> Lifecycle<S> {
     /// Makes the routes those of the published Services; the first time done, new flows are served.
     async fn route(&mut self) -> anyhow::Result<()> {
         self.steering.set_service_cidrs(&self.state.service_cidrs());
-        match self.steering.attract(self.state.frontends()).await {
+        match self.steering.attract(&self.state.frontends()).await {
             Ok(()) => {}
             // While it stops it is not ready any more, and what is served now must still drain.
             Err(error) if self.state.is_ready() || self.stop_at.is_some() => {

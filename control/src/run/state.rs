@@ -36,6 +36,8 @@ pub struct State {
     waits: ByObject,
     /// What is wrong with the configuration file since it was last good.
     misconfigured: ByObject,
+    /// Addresses and ranges that are not to lead here, because somebody else is there.
+    left_out: ByObject,
     world: Option<Arc<World>>,
     troubles: Troubles,
     health: HealthPorts,
@@ -54,9 +56,8 @@ impl State {
     pub fn new(config: &Config, plane: Plane) -> Self {
         let mut compiler = Compiler::new(config.fabric()).counting(Arc::clone(plane.loads()));
         compiler.set_rules(config.rules.clone());
-        let mut desired = Desired::new(&config.node_name);
-        // Until the source says what the Node is like; one that has none never does.
-        desired.apply(Event::Node(Box::new(Node { name: config.node_name.clone(), ..config.node.clone() })));
+        // What the source says of the Node comes on top; one that has none never does.
+        let desired = Desired::on(Node { name: config.node_name.clone(), ..config.node.clone() });
         let mut state = Self {
             device: config.device.clone(),
             node: config.node_name.clone(),
@@ -68,6 +69,7 @@ impl State {
             detect: config.detect_local.clone(),
             waits: ByObject::new(),
             misconfigured: ByObject::new(),
+            left_out: ByObject::new(),
             world: None,
             troubles: Troubles::default(),
             health: HealthPorts::default(),
@@ -120,15 +122,24 @@ impl State {
             problem.map(|problem| (problem.object.clone(), vec![problem])).into_iter().collect();
     }
 
-    /// This host is now so.
-    pub fn surround(&mut self, here: Surroundings) {
+    /// This host is now so. True when other Service CIDRs are to be routed for it.
+    pub fn surround(&mut self, here: Surroundings) -> bool {
+        let before = self.service_cidrs();
         self.parts.surround(here);
+        self.weave();
+        self.service_cidrs() != before
+    }
+
+    /// The source is reached at these addresses.
+    pub fn spare(&mut self, servers: Vec<IpAddr>) {
+        self.parts.spare(servers);
         self.weave();
     }
 
     /// Brings the fabric up to date with everything it is made of.
     fn weave(&mut self) {
         self.compiler.set_fabric(self.parts.fabric(&self.desired));
+        self.left_out = self.parts.left_out(&self.desired);
         let waits = self.parts.waits_for(self.desired.node()).filter(|_| self.world.is_none());
         self.waits = waits.into_iter().map(|problem| (problem.object.clone(), vec![problem])).collect();
     }
@@ -171,10 +182,11 @@ impl State {
         self.parts.service_cidrs(&self.desired)
     }
 
-    /// Every address some Service is to be reached at, for routes.
+    /// Every address some Service is to be reached at, for routes: but where the source itself is reached.
     #[must_use]
-    pub fn frontends(&self) -> &BTreeSet<IpAddr> {
-        self.compiler.frontends()
+    pub fn frontends(&self) -> BTreeSet<IpAddr> {
+        let all = self.compiler.frontends().iter().copied();
+        all.filter(|addr| !self.parts.is_spared(*addr)).collect()
     }
 
     /// What is served at addresses of this host: node ports, and frontends whose address it has itself.
@@ -223,7 +235,10 @@ impl State {
     /// Tells the log what is newly wrong, and what is no longer.
     pub fn tell_troubles(&mut self) {
         let (waits, health) = (&self.waits, self.health.problems());
-        let parts = [self.desired.problems(), self.compiler.problems(), waits, health, &self.misconfigured];
+        let spared = self.parts.spared(&self.desired, self.compiler.frontends());
+        let (config, left_out) = (&self.misconfigured, &self.left_out);
+        let objects = [self.desired.problems(), self.compiler.problems()];
+        let parts = objects.into_iter().chain([waits, health, config, left_out, &spared]);
         self.troubles.update(parts).log();
     }
 
