@@ -1,4 +1,4 @@
-//! Objects as a server may hold them, without what its validation and defaulting would do; and hosts at odd addresses.
+//! Objects with what an API server would have filled in or refused; and hosts at odd addresses.
 
 use super::*;
 use serde_json::{Value, json};
@@ -50,21 +50,21 @@ fn only_named_service_cidrs_are_dropped_and_bar_endpoints() {
 }
 
 #[test]
-fn legacy_endpoints_are_not_looked_at() {
+fn legacy_endpoints_count_where_there_are_no_slices() {
     let legacy = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "web", "namespace": "ns1"},
-        "subsets": [{"notReadyAddresses": [{"ip": "10.180.0.1"}], "ports": [{"port": 8080}]}]});
+        "subsets": [{"addresses": [{"ip": "10.180.0.9"}], "ports": [{"port": 8080}]}]});
     let last = json!({"addresses": ["10.180.0.1"],
         "conditions": {"ready": false, "serving": true, "terminating": true}});
-    assert_eq!(verdict(&world("", &[plain(), slice(last), legacy.clone()]), POD, VIP), Verdict::Dnat);
-    assert_eq!(verdict(&world("", &[plain(), legacy]), POD, VIP), Verdict::Reject);
+    let both = ask(&world("", &[plain(), slice(last), legacy.clone()]), POD, VIP, "tcp");
+    assert_eq!(both.endpoints, ["10.180.0.1:8080".parse().unwrap()]);
+    assert_eq!(verdict(&world("", &[plain(), legacy]), POD, VIP), Verdict::Dnat);
 }
 
 #[test]
 fn what_is_wrong_with_the_manifest_is_told_with_its_place() {
-    let mut open = plain();
-    open["spec"]["type"] = json!("LoadBalancer");
-    open["spec"]["loadBalancerSourceRanges"] = json!(["nonsense"]);
-    let said = ask(&world("", &[open]), POD, VIP, "tcp");
+    let mut odd = plain();
+    odd["metadata"]["annotations"] = json!({"tunway.dev/balancing": "fairly"});
+    let said = ask(&world("", &[odd]), POD, VIP, "tcp");
     let told = said.steps.iter().find(|step| step.what.starts_with("reported: ")).expect("it is told");
     assert!(told.object.starts_with("cluster.json") && told.object.ends_with("Service ns1/web"), "{told:?}");
 }
@@ -111,20 +111,20 @@ fn link_local_addresses_are_not_ours() {
 }
 
 #[test]
-fn what_has_no_name_or_no_address_is_not_given_one() {
+fn what_an_api_server_fills_in_is_filled_in_and_what_it_refuses_is_not_served() {
     let endpoint = || json!({"addresses": ["10.180.0.1"]});
     let mut nameless = slice(endpoint());
     nameless["ports"] = json!([{"port": 8080}]);
-    assert_eq!(verdict(&world("", &[plain(), nameless]), POD, VIP), Verdict::Reject, "it joins nothing");
+    assert_eq!(verdict(&world("", &[plain(), nameless]), POD, VIP), Verdict::Dnat, "an empty name");
     let listed = service(json!({"clusterIPs": ["172.30.0.41"], "ports": [{"port": 80}]}));
-    assert_eq!(verdict(&world("", &[listed, slice(endpoint())]), POD, VIP), Verdict::Pass);
+    assert_eq!(verdict(&world("", &[listed, slice(endpoint())]), POD, VIP), Verdict::Dnat);
     let mut odd = plain();
     odd["metadata"]["name"] = json!("Web_1");
     let mut of_odd = slice(endpoint());
     of_odd["metadata"]["labels"]["kubernetes.io/service-name"] = json!("Web_1");
     assert_eq!(
         verdict(&world("", &[odd, of_odd]), POD, VIP),
-        Verdict::Dnat,
+        Verdict::Pass,
         "a server would not have taken the name"
     );
 }

@@ -3,7 +3,7 @@ use super::*;
 
 fn read(yaml: &str) -> Vec<Item> {
     let documents = documents::read("web.yaml", yaml.as_bytes()).unwrap();
-    documents.into_iter().flat_map(|document| items("web.yaml", document, &reader(false))).collect()
+    documents.into_iter().flat_map(|document| items("web.yaml", document, &reader())).collect()
 }
 
 fn one(yaml: &str) -> Item {
@@ -36,28 +36,8 @@ fn service(spec: &str) -> String {
     format!("{SERVICE}spec: {spec}\n")
 }
 
-fn reader(as_held: bool) -> Reader {
-    Reader { node_name: "n1".into(), as_held }
-}
-
-/// What a server holds is read as far as it goes; what nobody refused is not applied.
-#[test]
-fn a_server_s_objects_are_taken_at_their_word() {
-    let text = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
-        "spec": {"clusterIP": "10.96.0.1", "internalTrafficPolicy": "Odd", "ports": [{"port": 80, "nodePort": 70000}]}}"#;
-    let read = |as_held| {
-        let documents = documents::read("web.json", text.as_bytes()).unwrap();
-        documents
-            .into_iter()
-            .flat_map(|document| items("web.json", document, &reader(as_held)))
-            .collect::<Vec<_>>()
-    };
-    let refused = read(false);
-    assert!(matches!(refused[0].outcome, Outcome::Bad(Some(_))), "{refused:?}");
-    let held = read(true);
-    let Outcome::Good(_, Object::Service(service)) = &held[0].outcome else { panic!("{held:?}") };
-    assert_eq!((service.ports[0].port, service.ports[0].node_port), (80, None));
-    assert_eq!(held[0].problems, refused[0].problems, "both are told");
+fn reader() -> Reader {
+    Reader { node_name: "n1".into() }
 }
 
 #[test]
@@ -240,7 +220,7 @@ proptest::proptest! {
         let name = if json { "a.json" } else { "a.yaml" };
         let documents = documents::read(name, parts.concat().as_bytes()).unwrap();
         for document in documents {
-            for item in items(name, document, &reader(false)) {
+            for item in items(name, document, &reader()) {
                 let told = item.problems.iter().all(|problem| problem.object == item.place && !problem.remedy.is_empty());
                 proptest::prop_assert!(told, "{item:?}");
                 let silent = item.problems.is_empty();
