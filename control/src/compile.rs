@@ -11,6 +11,7 @@ mod balance;
 pub(crate) mod claims;
 mod draft;
 mod health;
+mod join;
 pub(crate) mod refuse;
 mod step;
 mod tables;

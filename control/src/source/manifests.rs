@@ -8,6 +8,7 @@ mod directory;
 mod documents;
 mod files;
 mod objects;
+mod unknown;
 
 use std::collections::BTreeMap;
 use std::io;

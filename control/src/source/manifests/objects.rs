@@ -11,7 +11,9 @@ use serde_json::Value;
 
 use super::decode::{self, Flaw};
 use super::documents::Document;
+use super::unknown;
 use crate::model::{self, Node, ObjectKey, Problem, Reading, Service, ServiceCidr, Slice, ip};
+use crate::nearest::nearest;
 
 /// A kind we read. `Endpoints` and `EndpointSlice` are different objects even when they say the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -181,11 +183,12 @@ fn object(place: &str, value: &Value, version: &str, kind: &str, reader: &Reader
     };
     match reading {
         Ok(reading) => {
-            let problems = reading
+            let mut problems: Vec<_> = reading
                 .problems
                 .into_iter()
                 .map(|problem| Problem { object: place.clone(), ..problem })
                 .collect();
+            problems.extend(unknown::problems(&place, known, value));
             let outcome = match reading.value {
                 _ if reading.invalid => Outcome::Bad(Some(identity)),
                 None => Outcome::Good(identity, Object::Nothing),
@@ -275,11 +278,25 @@ fn fill_in_service(service: &mut core::Service) {
 
 fn skipped(place: &str, version: &str, kind: &str) -> Item {
     let version = if version.is_empty() { "no apiVersion" } else { version };
-    let note = format!(
-        "{place}: {kind} ({version}) is not read; Service, EndpointSlice, Endpoints, ServiceCIDR and Node are"
-    );
-    Item { place: place.to_owned(), outcome: Outcome::Skipped(note), problems: Vec::new() }
+    let what = format!("{kind} ({version}) is not read");
+    let note = format!("{place}: {what}; Service, EndpointSlice, Endpoints, ServiceCIDR and Node are");
+    let problem = |meant: &str| Problem {
+        object: place.to_owned(),
+        field: "kind".to_owned(),
+        what: format!("{what}; the object is not applied"),
+        remedy: format!("did you mean `{meant}`?"),
+    };
+    // Other kinds stand beside Services in many files: only a misspelled one is wrong.
+    let meant = nearest(kind, KINDS).filter(|meant| *meant != kind);
+    Item {
+        place: place.to_owned(),
+        outcome: Outcome::Skipped(note),
+        problems: meant.map(problem).into_iter().collect(),
+    }
 }
+
+/// The kinds that are read.
+const KINDS: [&str; 5] = ["Service", "EndpointSlice", "Endpoints", "ServiceCIDR", "Node"];
 
 fn bad(
     place: String,

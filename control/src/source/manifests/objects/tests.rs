@@ -71,11 +71,7 @@ fn what_an_api_server_would_fill_in_is_filled_in() {
 
 #[test]
 fn a_service_without_an_address_is_reported_and_not_served() {
-    for spec in [
-        "{ports: [{port: 80}]}",
-        "{clusterIP: '', type: NodePort, ports: [{port: 80}]}",
-        "{clusterIp: 10.96.0.10}",
-    ] {
+    for spec in ["{ports: [{port: 80}]}", "{clusterIP: '', type: NodePort, ports: [{port: 80}]}"] {
         let item = one(&service(spec));
         assert_eq!(object(&item), &Object::Nothing);
         assert_eq!(item.problems.len(), 1);
@@ -266,4 +262,24 @@ fn piece() -> impl proptest::strategy::Strategy<Value = String> {
         ": ",
     ];
     prop_oneof![4 => prop::sample::select(known.to_vec()).prop_map(str::to_owned), 1 => any::<String>()]
+}
+
+#[test]
+fn a_misspelled_kind_and_an_unknown_field_are_told_with_what_is_meant() {
+    let item = one("apiVersion: v1\nkind: Servce\nmetadata: {name: web}\n");
+    assert!(matches!(item.outcome, Outcome::Skipped(_)), "{item:?}");
+    assert_eq!(
+        (item.problems[0].field.as_str(), item.problems[0].remedy.as_str()),
+        ("kind", "did you mean `Service`?")
+    );
+    for other in ["Deployment", "ConfigMap", "ServiceAccount", "Ingress", "Namespace", "Pod"] {
+        assert_eq!(one(&format!("apiVersion: v1\nkind: {other}\nmetadata: {{name: web}}\n")).problems, []);
+    }
+    let item = one(&service("{clusterIP: 10.96.0.10, sessionAfinity: ClientIP, ports: [{port: 80}]}"));
+    assert!(matches!(object(&item), Object::Service(_)), "it is served all the same");
+    assert_eq!(item.problems.len(), 1);
+    let problem = &item.problems[0];
+    assert_eq!(problem.object, "web.yaml, document 1: Service default/web");
+    assert_eq!(problem.field, "spec.sessionAfinity");
+    assert_eq!(problem.remedy, "did you mean `sessionAffinity`?");
 }
