@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 64 (`EX_USAGE`) a flag or configuration value that cannot be used.
 
+pub mod check;
 pub mod config;
 pub mod explain;
 pub mod flows;
@@ -40,8 +41,8 @@ pub enum Command {
     Run(RunArgs),
     /// Show it work: a small cluster in namespaces of its own, a Service, requests through it
     Demo(DemoArgs),
-    /// Look at this host as `run` would, and say what is in the way; changes nothing
-    Check(RunArgs),
+    /// Look at this host and the manifests as `run` would, and say what is in the way and what is fine; changes nothing
+    Check(CheckArgs),
     /// Take everything of tunway off this host: rules, routes, device, files
     Cleanup(CleanupArgs),
     /// Show the flow table of a running tunway
@@ -120,6 +121,17 @@ pub struct RunArgs {
     /// What to log: error, warn, info, debug, trace, or TARGET=LEVEL,… [default: info; check: warn]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
+}
+
+/// Flags of `check`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct CheckArgs {
+    /// What would be run.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Print what was found as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags of `demo`.

@@ -138,6 +138,12 @@ impl Desired {
         self.newly_ready || !self.dirty.is_empty()
     }
 
+    /// The Services the next [`Self::take_dirty`] gives.
+    #[must_use]
+    pub const fn dirty(&self) -> &BTreeSet<ObjectKey> {
+        &self.dirty
+    }
+
     /// The Services whose compiled form may have changed since the last call.
     pub fn take_dirty(&mut self) -> BTreeSet<ObjectKey> {
         self.newly_ready = false;
@@ -156,6 +162,11 @@ impl Desired {
         let slices = self.slices.get(service);
         let real = slices.is_some_and(|slices| slices.values().any(|slice| !slice.is_legacy()));
         slices.into_iter().flat_map(BTreeMap::values).filter(move |slice| !(real && slice.is_legacy()))
+    }
+
+    /// Services that some slice is for, whether they exist or not.
+    pub fn slice_owners(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.slices.keys()
     }
 
     /// Our own Node; before the source says more, only its name.

@@ -128,22 +128,24 @@ impl Parts {
         problems
     }
 
-    /// Services at an address where the source of Services is reached itself.
+    /// Services at an address that cannot lead here: the source of Services is reached there itself, or this host has
+    /// it and nothing brings its packets past the local table.
     #[must_use]
     pub fn spared(&self, desired: &Desired, frontends: &BTreeSet<IpAddr>) -> ByObject {
         let mut problems = ByObject::new();
         for server in self.servers.iter().filter(|server| frontends.contains(server)) {
-            let owners = desired.services().values().filter(|service| service.cluster_ips.contains(server));
-            for object in owners.map(|service| format!("Service {}", service.key)) {
-                let problem = Problem {
-                    object: object.clone(),
-                    field: "spec.clusterIPs".to_owned(),
-                    what: format!(
-                        "the API server is reached at {server}: it is not routed to tunway, which needs it itself"
-                    ),
-                    remedy: "name a control-plane node's own address in the kubeconfig".to_owned(),
-                };
-                problems.entry(object).or_default().push(problem);
+            let what = format!(
+                "the API server is reached at {server}: it is not routed to tunway, which needs it itself"
+            );
+            let remedy = "name a control-plane node's own address in the kubeconfig";
+            tell_owners(*server, &what, remedy, desired, &mut problems);
+        }
+        if self.configured.return_path == ReturnPath::Masquerade {
+            for addr in self.here.hosts.intersection(frontends) {
+                let what =
+                    format!("{addr} is an address of this host, which keeps its packets: not served here");
+                let remedy = "take it off this host, or take returnPath: connmark";
+                tell_owners(*addr, &what, remedy, desired, &mut problems);
             }
         }
         problems
@@ -171,6 +173,21 @@ impl Parts {
                 "let the controller manager allocate them (--allocate-node-cidrs), or choose another mode"
                     .to_owned(),
         })
+    }
+}
+
+/// Tells every Service that is to be reached at this address.
+fn tell_owners(addr: IpAddr, what: &str, remedy: &str, desired: &Desired, problems: &mut ByObject) {
+    for service in desired.services().values() {
+        let fields = [
+            (&service.cluster_ips, "spec.clusterIPs"),
+            (&service.load_balancer_ips, "status.loadBalancer.ingress"),
+            (&service.external_ips, "spec.externalIPs"),
+        ];
+        let Some((_, field)) = fields.into_iter().find(|(addrs, _)| addrs.contains(&addr)) else { continue };
+        let object = format!("Service {}", service.key);
+        let (field, what, remedy) = (field.to_owned(), what.to_owned(), remedy.to_owned());
+        problems.entry(object.clone()).or_default().push(Problem { object, field, what, remedy });
     }
 }
 

@@ -87,12 +87,11 @@ fn a_pick_that_hangs_on_the_flow_alone_is_named() {
     assert_eq!(
         picks(json!({}), POD),
         [
-            "Config loadBalancing: one of these is picked at random, each as likely as the others or by its weight"
+            " : one of these is picked at random, each as likely as the others or by its weight; that is the default"
         ]
     );
     let maglev = json!({"tunway.dev/balancing": "maglev", "tunway.dev/hash-by": "client"});
-    let named: std::collections::BTreeSet<_> =
-        (1..30).flat_map(|n| picks(maglev.clone(), &format!("10.9.0.{n}"))).collect();
+    let named: BTreeSet<_> = (1..30).flat_map(|n| picks(maglev.clone(), &format!("10.9.0.{n}"))).collect();
     assert_eq!(named.len(), 2, "{named:?}");
     let begins = "Service ns1/web metadata.annotations[tunway.dev/balancing]: one of these is picked by Maglev \
         hashing of the client's address: 10.180.0.";
@@ -139,7 +138,7 @@ fn node_port(endpoint: &str) -> Vec<Value> {
 #[test]
 fn the_loopback_address_is_this_host() {
     let said = ask(&world("", &node_port("10.180.0.1")), "127.0.0.1", "192.168.0.2:3001", "tcp");
-    assert_eq!((said.verdict, said.masquerade), (Verdict::Dnat, true));
+    assert_eq!((said.verdict, said.masquerade.any()), (Verdict::Dnat, true));
 }
 
 #[test]
@@ -154,13 +153,13 @@ fn a_host_address_among_the_pods_is_both() {
     let mut objects = node_port("10.180.0.1");
     objects.push(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}));
     let by = |config: &str| world(config, &objects);
-    assert!(ask(&by(&config), "192.168.0.2", VIP, "tcp").masquerade, "not a pod's address");
+    assert!(ask(&by(&config), "192.168.0.2", VIP, "tcp").masquerade.any(), "not a pod's address");
     config = config.replace("010.180.0.7/16", "192.168.0.0/16");
     let inside = by(&config);
-    assert!(!ask(&inside, "192.168.0.2", VIP, "tcp").masquerade);
+    assert!(!ask(&inside, "192.168.0.2", VIP, "tcp").masquerade.any());
     let outside = ask(&inside, "192.168.0.2", "192.168.0.2:3001", "tcp");
     assert_eq!(
-        (outside.verdict, outside.masquerade),
+        (outside.verdict, outside.masquerade.any()),
         (Verdict::Dnat, false),
         "a pod's short cut comes first"
     );
@@ -172,7 +171,7 @@ fn an_endpoint_that_is_this_host_is_told_of_beside_what_the_rules_ask() {
         json!({"type": "NodePort", "clusterIP": "172.30.0.41", "ports": [{"port": 80, "nodePort": 3001}]});
     let world = world("", &[service(spec), slice(json!({"addresses": ["192.168.0.2"], "nodeName": "n1"}))]);
     let said = ask(&world, OUTSIDE, "192.168.0.2:3001", "tcp");
-    assert!(said.masquerade);
+    assert!(said.masquerade.any());
     assert!(
         said.steps.iter().any(|step| step.what.contains("192.168.0.2:8080") && step.what.contains("keeps")),
         "{said:#?}"
