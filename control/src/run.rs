@@ -7,6 +7,7 @@
 
 pub mod fabric;
 pub mod lifecycle;
+pub mod news;
 pub mod overlap;
 pub mod place;
 pub mod reload;
@@ -152,7 +153,7 @@ async fn preflight(host: &HostConfig) -> anyhow::Result<()> {
     let findings = node::preflight(host).await;
     let (fatal, notes): (Vec<_>, Vec<_>) = findings.into_iter().partition(|finding| finding.fatal);
     for note in notes {
-        tracing::warn!(remedy = note.remedy, "{}: {}", note.what, note.why);
+        tracing::warn!(remedy = note.remedy, "{}: {}; the start goes on", note.what, note.why);
     }
     if fatal.is_empty() {
         return Ok(());

@@ -16,6 +16,7 @@ use crate::health::HealthPorts;
 use crate::model::{Node, Problem};
 use crate::node::{LocalFrontends, Surroundings, reserved_ports};
 use crate::run::fabric::Parts;
+use crate::run::news::News;
 use crate::run::troubles::{ByObject, Troubles};
 use crate::source::{Event, Kind};
 
@@ -40,6 +41,7 @@ pub struct State {
     left_out: ByObject,
     world: Option<Arc<World>>,
     troubles: Troubles,
+    news: News,
     health: HealthPorts,
     retired: usize,
     connected: bool,
@@ -72,6 +74,7 @@ impl State {
             left_out: ByObject::new(),
             world: None,
             troubles: Troubles::default(),
+            news: News::default(),
             health: HealthPorts::default(),
             retired: 0,
             connected: false,
@@ -217,10 +220,16 @@ impl State {
     /// The objects make no valid snapshot: the last one goes on.
     pub fn publish(&mut self) -> Result<bool, BuildError> {
         let Self { plane, compiler, desired, .. } = self;
+        let touched = desired.dirty().clone();
         let Some(world) = compiler.compile(desired, &mut || plane.advance_purge_epoch())? else {
             return Ok(false);
         };
         self.plane.publish(Arc::clone(&world));
+        if let World::Ready(world) = &*world
+            && let Some(news) = self.news.of(&touched, |key| self.compiler.ports_of(key, world).collect())
+        {
+            tracing::info!(generation = world.generation(), "service ports: {news}");
+        }
         self.world = Some(world);
         self.collect();
         Ok(true)
