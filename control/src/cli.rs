@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 64 (`EX_USAGE`) a flag or configuration value that cannot be used.
 
+pub mod check;
 pub mod config;
 pub mod explain;
 pub mod flows;
@@ -40,8 +41,8 @@ pub enum Command {
     Run(RunArgs),
     /// Show it work: a small cluster in namespaces of its own, a Service, requests through it
     Demo(DemoArgs),
-    /// Look at this host as `run` would, and say what is in the way; changes nothing
-    Check(RunArgs),
+    /// Look at this host and the manifests as `run` would, and say what is in the way and what is fine; changes nothing
+    Check(CheckArgs),
     /// Take everything of tunway off this host: rules, routes, device, files
     Cleanup(CleanupArgs),
     /// Show the flow table of a running tunway
@@ -82,11 +83,12 @@ pub struct RunArgs {
     /// Worker threads, each with a queue of its own [default: one a core, at most 8]
     #[arg(long, value_name = "N")]
     pub workers: Option<usize>,
-    /// With masquerade, the source address endpoints see (required then): routed to this host by everything that
-    /// answers; once a family
+    /// The source address endpoints see, routed to this host by everything that answers; once a family. With
+    /// --manifests it chooses the return path masquerade, which needs it
     #[arg(long, value_name = "ADDRESS")]
     pub snat_address: Vec<IpAddr>,
-    /// A Service CIDR of the cluster; may be repeated [default: 10.96.0.0/12 and fd00:10:96::/112]
+    /// A Service CIDR of the cluster; may be repeated [default: those of ServiceCIDR objects; else none, each Service's
+    /// address is routed by itself]
     #[arg(long, value_name = "CIDR")]
     pub service_cidr: Vec<String>,
     /// The pods' CIDR of the cluster, once a family: other clients of a ClusterIP are masqueraded [default: none]
@@ -119,6 +121,17 @@ pub struct RunArgs {
     /// What to log: error, warn, info, debug, trace, or TARGET=LEVEL,… [default: info; check: warn]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
+}
+
+/// Flags of `check`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct CheckArgs {
+    /// What would be run.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Print what was found as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Flags of `demo`.

@@ -12,6 +12,7 @@ pub(crate) mod claims;
 mod contest;
 mod draft;
 mod health;
+mod join;
 pub(crate) mod refuse;
 mod step;
 mod tables;
@@ -24,7 +25,9 @@ use std::sync::Arc;
 use dataplane::flow::Loads;
 use dataplane::ids::ServiceId;
 use dataplane::packet::tuple::Family;
-use dataplane::service::{BuildError, Fabric, HashBy, Prefixes, Snapshot, SnapshotBuilder, SvcPort, World};
+use dataplane::service::{
+    BuildError, Fabric, HashBy, Prefixes, Service, Snapshot, SnapshotBuilder, SvcPort, World,
+};
 
 pub use self::account::{Account, Candidate, Outcome};
 pub use self::health::Health;
@@ -218,6 +221,25 @@ impl Compiler {
     #[must_use]
     pub fn problems(&self) -> &BTreeMap<String, Vec<Problem>> {
         &self.problems
+    }
+
+    /// Whether Services that ask for nothing get what nobody configured.
+    #[must_use]
+    pub fn balances_by_default(&self) -> bool {
+        let default = Rules::default();
+        (self.rules.algorithm, self.rules.hash_by) == (default.algorithm, default.hash_by)
+    }
+
+    /// The ports a Service has in this world, as the last compile made it.
+    pub fn ports_of<'a>(&self, key: &ObjectKey, world: &'a Snapshot) -> impl Iterator<Item = &'a Service> {
+        let ports = self.objects.get(key).into_iter().flat_map(|object| &object.ports);
+        ports.filter_map(|(_, id)| world.service(*id).map(Arc::as_ref))
+    }
+
+    /// Whether an external IP may be this address.
+    #[must_use]
+    pub fn allows(&self, external_ip: IpAddr) -> bool {
+        self.rules.external_ips.contains(external_ip)
     }
 
     /// Every address some Service is to be reached at.

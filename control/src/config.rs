@@ -40,8 +40,6 @@ pub const PRIVATE_SNAT: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 77, 1)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xfffe, 0x77, 0, 0, 0, 0, 1)),
 ];
-/// Service CIDRs when none are given: what kubeadm and kind use. A family without SNAT address is left out.
-pub const DEFAULT_SERVICE_CIDRS: [&str; 2] = ["10.96.0.0/12", "fd00:10:96::/112"];
 /// IPv4 flows when `maxFlows.ipv4` is not given.
 pub const DEFAULT_FLOWS_V4: u32 = 262_144;
 /// IPv6 flows when `maxFlows.ipv6` is not given.
@@ -96,10 +94,9 @@ pub struct Config {
     pub max_affinity: usize,
     /// Where flows are kept.
     pub flows: FlowPlace,
-    /// Service CIDRs: routed to the device, unallocated addresses in them are dropped.
+    /// Service CIDRs that were given: routed to the device, unallocated addresses in them are dropped. Where there are
+    /// none, nor ServiceCIDR objects, the addresses of Services are routed one by one.
     pub service_cidrs: Vec<(IpAddr, u8)>,
-    /// They are the defaults, because none were given: ServiceCIDR objects know better.
-    pub service_cidrs_assumed: bool,
     /// Source addresses of masqueraded flows, at most one a family.
     pub snat: Vec<IpAddr>,
     /// How replies come back.
@@ -211,13 +208,10 @@ impl Config {
     pub fn resolve(given: ConfigFile, machine: &Machine) -> Result<Self, ConfigError> {
         let device = rules::device(given.device.unwrap_or_else(|| DEFAULT_DEVICE.to_owned()))?;
         let source = rules::source(given.source)?;
-        let return_path = rules::return_path(given.return_path.unwrap_or_default(), &source);
-        let snat = rules::snat(given.snat_addresses.unwrap_or_default(), return_path)?;
-        let service_cidrs_assumed = given.service_cidrs.is_none();
-        let service_cidrs = match given.service_cidrs {
-            Some(cidrs) => rules::service_cidrs(&cidrs, &snat)?,
-            None => rules::default_service_cidrs(&snat)?,
-        };
+        let snat = given.snat_addresses.unwrap_or_default();
+        let return_path = rules::return_path(given.return_path.unwrap_or_default(), &source, &snat);
+        let snat = rules::snat(snat, return_path)?;
+        let service_cidrs = rules::service_cidrs(&given.service_cidrs.unwrap_or_default(), &snat)?;
         rules::snat_outside(&snat, &service_cidrs)?;
         let workers = rules::workers(given.workers, machine.cores)?;
         let max_flows = given.max_flows.unwrap_or_default();
@@ -261,7 +255,6 @@ impl Config {
             forward_accept: given.forward_accept.unwrap_or(false),
             drain: rules::drain(given.drain_seconds)?,
             service_cidrs,
-            service_cidrs_assumed,
             snat,
             device,
         })

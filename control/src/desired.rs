@@ -17,6 +17,8 @@ mod cidrs;
 #[derive(Debug, Default)]
 pub struct Desired {
     node: Node,
+    /// What the configuration says of it, which counts before what its object does.
+    configured: Node,
     services: BTreeMap<ObjectKey, Service>,
     /// By Service, then by slice. No Service here without a slice.
     slices: BTreeMap<ObjectKey, BTreeMap<ObjectKey, Slice>>,
@@ -60,6 +62,12 @@ impl Desired {
     #[must_use]
     pub fn new(node_name: &str) -> Self {
         Self { node: Node { name: node_name.to_owned(), ..Node::default() }, ..Self::default() }
+    }
+
+    /// As [`Self::new`], with what a configuration says of the node: its object adds what is empty there.
+    #[must_use]
+    pub fn on(node: Node) -> Self {
+        Self { configured: node.clone(), node, ..Self::default() }
     }
 
     /// Takes one event.
@@ -134,6 +142,12 @@ impl Desired {
         self.newly_ready || !self.dirty.is_empty()
     }
 
+    /// The Services the next [`Self::take_dirty`] gives.
+    #[must_use]
+    pub const fn dirty(&self) -> &BTreeSet<ObjectKey> {
+        &self.dirty
+    }
+
     /// The Services whose compiled form may have changed since the last call.
     pub fn take_dirty(&mut self) -> BTreeSet<ObjectKey> {
         self.newly_ready = false;
@@ -154,6 +168,11 @@ impl Desired {
         slices.into_iter().flat_map(BTreeMap::values).filter(move |slice| !(real && slice.is_legacy()))
     }
 
+    /// Services that some slice is for, whether they exist or not.
+    pub fn slice_owners(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.slices.keys()
+    }
+
     /// Our own Node; before the source says more, only its name.
     #[must_use]
     pub fn node(&self) -> &Node {
@@ -170,6 +189,18 @@ impl Desired {
     #[must_use]
     pub fn service_cidrs(&self) -> BTreeSet<(IpAddr, u8)> {
         self.service_cidrs.all()
+    }
+
+    /// A ServiceCIDR that names this CIDR.
+    #[must_use]
+    pub fn names_of_cidr(&self, cidr: (IpAddr, u8)) -> Option<&str> {
+        self.service_cidrs.named(cidr)
+    }
+
+    /// A ServiceCIDR this address lies in.
+    #[must_use]
+    pub fn cidr_object_around(&self, addr: IpAddr) -> Option<&str> {
+        self.service_cidrs.around(addr)
     }
 
     /// What the source reported, by object.
@@ -238,6 +269,7 @@ impl Desired {
         if node.name != self.node.name {
             return;
         }
+        let node = over(&self.configured, node);
         if node.zone != self.node.zone {
             let hinted = self.slices.keys().filter(|key| self.services.contains_key(key));
             self.dirty.extend(hinted.cloned());
@@ -267,6 +299,21 @@ impl Desired {
         if self.services.contains_key(service) {
             self.dirty.insert(service.clone());
         }
+    }
+}
+
+/// What is configured of a node, else what its object says.
+fn over(configured: &Node, object: Node) -> Node {
+    let or = |some: &[IpAddr], other| if some.is_empty() { other } else { some.to_vec() };
+    Node {
+        zone: configured.zone.clone().or(object.zone),
+        addresses: or(&configured.addresses, object.addresses),
+        pod_cidrs: if configured.pod_cidrs.is_empty() {
+            object.pod_cidrs
+        } else {
+            configured.pod_cidrs.clone()
+        },
+        name: object.name,
     }
 }
 

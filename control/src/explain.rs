@@ -5,11 +5,14 @@
 //! endpoint of a set) is not drawn: the whole set is named.
 
 mod account;
+pub mod name;
+mod near;
 mod offline;
 pub mod question;
 mod steps;
 pub mod text;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane::packet::tuple::Tuple;
@@ -49,9 +52,9 @@ pub struct Explanation {
     pub verdict: Verdict,
     /// Every endpoint the flow may go to, by address.
     pub endpoints: Vec<SocketAddr>,
-    /// The flow is to get a SNAT address in place of the client's: by the rules for its frontend and source, or because
-    /// one of the endpoints is the client. A step tells of an endpoint for which it is otherwise.
-    pub masquerade: bool,
+    /// Whether the flow is to get a SNAT address in place of the client's: by the rules for its frontend and source, or
+    /// because an endpoint is the client. A step tells of an endpoint for which it is otherwise.
+    pub masquerade: Masquerade,
     /// `ClusterIP`, `NodePort`, `ExternalIP` or `LoadBalancer`; none when the destination is no frontend.
     pub frontend: Option<String>,
     /// `namespace/name:port`, or `namespace/name` when the port has no name.
@@ -63,6 +66,61 @@ pub struct Explanation {
     /// The flow that is there already: its packets go on as they did, whatever a new one would get.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub flow: Option<KnownFlow>,
+}
+
+/// To how many of the endpoints a flow gets a SNAT address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Masqueraded", into = "Masqueraded")]
+pub enum Masquerade {
+    /// To none: `false`.
+    #[default]
+    None,
+    /// To some and not to others: `"some"`.
+    Some,
+    /// To all: `true`.
+    All,
+}
+
+impl Masquerade {
+    /// To one of them at least.
+    #[must_use]
+    pub const fn any(self) -> bool {
+        !matches!(self, Self::None)
+    }
+}
+
+/// [`Masquerade`] as JSON has it.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Masqueraded {
+    Whether(bool),
+    Word(Word),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Some,
+}
+
+impl From<Masquerade> for Masqueraded {
+    fn from(masquerade: Masquerade) -> Self {
+        match masquerade {
+            Masquerade::None => Self::Whether(false),
+            Masquerade::Some => Self::Word(Word::Some),
+            Masquerade::All => Self::Whether(true),
+        }
+    }
+}
+
+impl From<Masqueraded> for Masquerade {
+    fn from(said: Masqueraded) -> Self {
+        match said {
+            Masqueraded::Whether(false) => Self::None,
+            Masqueraded::Word(Word::Some) => Self::Some,
+            Masqueraded::Whether(true) => Self::All,
+        }
+    }
 }
 
 /// One step of a decision.
@@ -101,12 +159,14 @@ pub struct Ground<'a> {
     pub compiler: &'a Compiler,
     /// How local pods are told.
     pub detect: &'a DetectLocal,
+    /// Addresses of this host.
+    pub hosts: &'a BTreeSet<IpAddr>,
 }
 
 /// Explains what a new flow of the asked packet would get.
 #[must_use]
 pub fn explain(ground: &Ground<'_>, question: &Question) -> Explanation {
-    let mut steps = Steps::new(ground.desired);
+    let mut steps = Steps::new(ground.desired, question.dst);
     let origin = origin(ground, question, &mut steps);
     let world = ground.world;
     let tuple = question.tuple();
@@ -114,7 +174,7 @@ pub fn explain(ground: &Ground<'_>, question: &Question) -> Explanation {
         Some(tuple) => decide(world, tuple, &origin, &mut steps),
         None => decide_portless(world, question.dst, &mut steps),
     };
-    let (verdict, served) = match decision {
+    let (mut verdict, mut served) = match decision {
         Decision::Serve { service, set, masquerade } => (Verdict::Dnat, Some((service, set, masquerade))),
         Decision::Reject => (Verdict::Reject, None),
         Decision::Drop(_) => (Verdict::Drop, None),
@@ -124,8 +184,14 @@ pub fn explain(ground: &Ground<'_>, question: &Question) -> Explanation {
         let port = SvcPort { port: tuple.dport, proto: tuple.proto };
         world.frontend(tuple.dst, port)
     });
-    let (mut endpoints, mut masquerade) = (Vec::new(), false);
+    let (mut endpoints, mut masquerade) = (Vec::new(), Masquerade::None);
     let mut reason = steps.decisive();
+    if let Some(kept) = near::own_address(ground, question, found.map(|(kind, _)| kind), &mut steps) {
+        (verdict, served, reason) = (Verdict::Pass, None, kept);
+    }
+    if found.is_none() {
+        near::destination(ground, question, &mut steps);
+    }
     if let Some((_, service)) = found {
         account::tell(ground, service, served.map(|(_, set, _)| set), &mut steps);
     }
@@ -178,34 +244,32 @@ fn masqueraded(
     origin: &Origin,
     endpoints: &[SocketAddr],
     steps: &mut Steps<'_>,
-) -> bool {
-    // What is asked for counts: an endpoint that is this host is told of below, as the exception it is.
-    let mut any = asked;
+) -> Masquerade {
+    let mut of_them = 0;
     for endpoint in endpoints {
         let ask =
             |reasons: &mut Steps<'_>| masquerades(world, asked, tuple.src, endpoint.ip(), origin, reasons);
         let is = masquerades(world, asked, tuple.src, endpoint.ip(), origin, &mut NoReasons);
-        any |= is;
+        of_them += usize::from(is);
         if is != asked {
             steps.about(*endpoint);
             ask(steps);
         }
     }
     steps.about_all();
-    any
+    match of_them {
+        n if n == endpoints.len() => Masquerade::All,
+        // What is asked for counts: a lone endpoint that is this host was told of, as the exception it is.
+        0 if asked => Masquerade::All,
+        0 => Masquerade::None,
+        _ => Masquerade::Some,
+    }
 }
 
 /// What the Service's owner was told, which may be why something is not as expected.
 fn tell_problems(ground: &Ground<'_>, service: Option<&Service>, steps: &mut Steps<'_>) {
     let Some(service) = service else { return };
-    let object = format!("Service {}", key_of(&service.name).0);
-    // A manifest's problem names file and document before the object.
-    let in_a_file = format!(": {object}");
-    let is_its = |place: &String| *place == object || place.ends_with(&in_a_file);
-    let all = ground.desired.problems().iter().chain(ground.compiler.problems());
-    for problem in all.filter(|(place, _)| is_its(place)).flat_map(|(_, problems)| problems) {
-        steps.push(problem.object.clone(), problem.field.clone(), format!("reported: {}", problem.what));
-    }
+    steps.reported(ground, &format!("Service {}", key_of(&service.name).0));
 }
 
 /// The Service and the port's name of a service port's name.

@@ -27,6 +27,7 @@ pub mod explain;
 pub mod health;
 pub mod ids;
 pub mod model;
+mod nearest;
 pub mod netns;
 mod nft;
 pub mod node;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use control::cli::{Cli, Command, EX_USAGE, Failure, config, explain, flows, host, services};
+use control::cli::{Cli, Command, EX_USAGE, Failure, check, config, explain, flows, host, services};
 use control::config::Machine;
 use control::{demo, run};
 
@@ -42,8 +42,8 @@ fn dispatch(command: Command) -> Result<(), Failure> {
             demo::run(&args, out)
         }
         Command::Check(args) => {
-            log_to_stderr(args.log.as_deref().unwrap_or("warn"))?;
-            host::check(&args.config(&Machine::here())?, out)
+            log_to_stderr(args.run.log.as_deref().unwrap_or("warn"))?;
+            check::run(args, &Machine::here(), out)
         }
         Command::Cleanup(args) => {
             log_to_stderr("warn")?;
@@ -75,7 +75,9 @@ fn log_to_stderr(level: &str) -> Result<(), Failure> {
             "error, warn, info, debug, trace, or TARGET=LEVEL,…",
         )
     })?;
-    let colour = io::IsTerminal::is_terminal(&io::stderr());
+    // no-color.org: set and not empty means none.
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let colour = io::IsTerminal::is_terminal(&io::stderr()) && !plain;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour).init();
     Ok(())
 }

@@ -19,6 +19,7 @@ pub use self::firewall::FirewallError;
 pub use self::frontends::LocalFrontends;
 pub use self::host::Host;
 pub use self::local::{Lookout, Surroundings};
+pub use self::networks::Network;
 pub use self::ports::reserved_ports;
 pub use self::preflight::preflight;
 
@@ -35,6 +36,7 @@ mod frontends;
 mod host;
 mod local;
 pub(crate) mod netlink;
+mod networks;
 mod plan;
 mod ports;
 mod preflight;
@@ -177,8 +179,9 @@ impl HostConfig {
 
     /// The families this configuration serves; IPv4 when it names none.
     fn families(&self) -> Vec<Family> {
-        // With connection marks there are SNAT addresses of both families whatever the cluster has.
-        let snat = self.snat.iter().filter(|_| !self.keeps_sources());
+        // Where sources are kept there are SNAT addresses of both families whatever the cluster has: where its Service
+        // CIDRs do not say, it may have both.
+        let snat = self.snat.iter().filter(|_| !self.keeps_sources() || self.service_cidrs.is_empty());
         let addresses = || snat.clone().chain(self.service_cidrs.iter().map(|(address, _)| address));
         let uses = |family| addresses().any(|address| Family::of(*address) == family);
         Family::ALL

@@ -9,6 +9,8 @@ pub mod device;
 pub mod fabric;
 pub mod kept;
 pub mod lifecycle;
+pub mod news;
+pub mod overlap;
 pub mod place;
 pub mod reload;
 pub mod state;
@@ -23,7 +25,6 @@ use dataplane::io::DeviceConfig;
 use dataplane::plane::{Plane, PlaneConfig};
 use dataplane::service::ReturnPath;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 
 use crate::cli::Failure;
 use crate::config::file::ConfigFile;
@@ -114,22 +115,22 @@ pub async fn serve(
 
     let (events, from_source) = mpsc::channel(EVENTS);
     let (asks, asked) = mpsc::channel(ASKS);
+    let servers = source.reached_at();
     let reading = tokio::spawn(source.run(events));
     let answering = tokio::spawn(socket.serve(asks));
-    let state = State::new(&config, plane);
+    let mut state = State::new(&config, plane);
+    state.spare(servers);
     let mut lifecycle = Lifecycle::new(state, host, config.drain);
     if let Some(reloads) = reloads {
         lifecycle = lifecycle.reloading(reloads);
     }
-    let mut looking = None;
-    if let Some((here, lookout)) = around {
-        lifecycle = lifecycle.surrounded(here);
-        looking = Some(tokio::spawn(lookout));
-    }
+    let (here, lookout) = around;
+    lifecycle = lifecycle.surrounded(here);
+    let looking = tokio::spawn(lookout);
     let ended = lifecycle.live(from_source, asked, stops).await;
 
     // All end by themselves when their channels close; none may keep us.
-    looking.iter().for_each(JoinHandle::abort);
+    looking.abort();
     reading.abort();
     answering.abort();
     let _ = answering.await;
@@ -142,16 +143,14 @@ pub async fn serve(
     Ok(())
 }
 
-/// What this host is like now, before the first flow: who is local decides about its source. And what follows it.
+/// What this host is like now, before the first flow: who is local decides about its source, and who is there about the
+/// Service CIDRs. And what follows it.
 fn look_around(
     config: &Config,
-) -> Result<Option<(watch::Receiver<Surroundings>, impl Future<Output = ()> + use<>)>, NodeError> {
-    if config.return_path != ReturnPath::ConnMark {
-        return Ok(None);
-    }
+) -> Result<(watch::Receiver<Surroundings>, impl Future<Output = ()> + use<>), NodeError> {
     let mut lookout = Lookout::open(config.detect_local.clone())?;
     let (tell, here) = watch::channel(lookout.look()?);
-    Ok(Some((here, lookout.run(tell))))
+    Ok((here, lookout.run(tell)))
 }
 
 /// Refuses to start where it cannot work; logs what is only worth knowing.
@@ -159,7 +158,7 @@ async fn preflight(host: &HostConfig) -> anyhow::Result<()> {
     let findings = node::preflight(host).await;
     let (fatal, notes): (Vec<_>, Vec<_>) = findings.into_iter().partition(|finding| finding.fatal);
     for note in notes {
-        tracing::warn!(remedy = note.remedy, "{}: {}", note.what, note.why);
+        tracing::warn!(remedy = note.remedy, "{}: {}; the start goes on", note.what, note.why);
     }
     if fatal.is_empty() {
         return Ok(());

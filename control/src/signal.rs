@@ -1,4 +1,5 @@
-//! SIGTERM and SIGINT ask for a stop: the first for an orderly one, a second for one at once.
+//! SIGTERM and SIGINT ask for a stop: the first for an orderly one, a second for one at once. SIGUSR1 and SIGUSR2, which
+//! would end a process that does not catch them, mean nothing and are told.
 
 use std::io;
 use std::time::Duration;
@@ -25,6 +26,22 @@ pub struct Stop {
 pub fn catch() -> io::Result<mpsc::Receiver<Stop>> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
+    let mut meaningless = [
+        ("SIGUSR1", signal(SignalKind::user_defined1())?),
+        ("SIGUSR2", signal(SignalKind::user_defined2())?),
+    ];
+    tokio::spawn(async move {
+        loop {
+            let [(first, one), (second, two)] = &mut meaningless;
+            let name = tokio::select! {
+                _ = one.recv() => first,
+                _ = two.recv() => second,
+            };
+            tracing::warn!(
+                "{name} means nothing to tunway: ignored (SIGHUP reads the configuration again, SIGTERM stops)"
+            );
+        }
+    });
     let (stops, caught) = mpsc::channel(2);
     tokio::spawn(async move {
         loop {
@@ -60,6 +77,9 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut stops = catch().unwrap();
+            // Neither ends the process nor stops a run.
+            raise(Signal::SIGUSR1).unwrap();
+            raise(Signal::SIGUSR2).unwrap();
             raise(Signal::SIGTERM).unwrap();
             let limit = Duration::from_secs(10);
             assert_eq!(timeout(limit, stops.recv()).await.unwrap(), Some(Stop { why: "SIGTERM" }));

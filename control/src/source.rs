@@ -61,6 +61,11 @@ pub enum Event {
 
 /// A source runs until the receiver is gone. The API source retries for ever with back-off.
 pub trait Source: Send {
+    /// Where it is reached, as far as that is known: none of these addresses may lead to tunway itself.
+    fn reached_at(&self) -> Vec<std::net::IpAddr> {
+        Vec::new()
+    }
+
     /// Sends events until the receiver is dropped.
     fn run(
         self: Box<Self>,

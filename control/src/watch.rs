@@ -14,6 +14,7 @@ mod slice;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ use seen::Seen;
 pub struct Api {
     client: kube::Client,
     server: String,
+    addresses: Vec<IpAddr>,
     node_name: String,
     page_size: u32,
     board: Board,
@@ -62,10 +64,11 @@ impl Api {
     /// The configuration cannot be read or used, or its server can only be reached through a Service.
     pub async fn new(config: &ClientConfig) -> Result<Self, ApiError> {
         let (board, reporter) = health::board();
-        let (client, server) = client::client(config, board.clone()).await?;
+        let (client, server, addresses) = client::client(config, board.clone()).await?;
         Ok(Self {
             client,
             server,
+            addresses,
             node_name: config.node_name.clone(),
             page_size: PAGE_SIZE,
             board,
@@ -97,6 +100,10 @@ impl Debug for Api {
 }
 
 impl Source for Api {
+    fn reached_at(&self) -> Vec<IpAddr> {
+        self.addresses.clone()
+    }
+
     fn run(self: Box<Self>, events: Sender<Event>) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             let follow = Follow {

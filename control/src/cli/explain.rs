@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -9,14 +10,14 @@ use anyhow::Context;
 use clap::Args;
 
 use crate::cli::{AtArgs, Failure};
-use crate::config::file::{ConfigFile, ReturnPathName};
-use crate::config::{Config, ConfigError, Machine, read};
+use crate::config::file::{ConfigFile, SourceFile};
+use crate::config::{Config, ConfigError, Machine, read, rules};
+use crate::explain::name::{self, Named};
 use crate::explain::question::BadQuestion;
 use crate::explain::text::render;
 use crate::explain::{Explanation, Offline, Question, Site};
-use crate::run::fabric::Parts;
 use crate::socket::client;
-use crate::socket::wire::Query;
+use crate::socket::wire::{Query, Services};
 
 /// Flags of `explain`.
 #[derive(Clone, Debug, Default, Args)]
@@ -24,7 +25,7 @@ pub struct ExplainArgs {
     /// Who sends the packet: ADDRESS or ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS", conflicts_with = "queries")]
     pub src: Option<String>,
-    /// Where to: `ADDRESS:PORT`, `[ADDRESS]:PORT` for IPv6
+    /// Where to: `ADDRESS:PORT`, `[ADDRESS]:PORT` for IPv6, or a Service: `NAMESPACE/NAME`, `NAMESPACE/NAME:PORT`
     #[arg(long, value_name = "ADDRESS", conflicts_with = "queries")]
     pub dst: Option<String>,
     /// tcp, udp, sctp, or icmp
@@ -46,6 +47,9 @@ pub struct ExplainArgs {
     /// The configuration to ask them with
     #[arg(long, value_name = "FILE", requires = "manifests")]
     pub config: Option<PathBuf>,
+    /// The node they are asked for [default: the configuration's, else as `run`]
+    #[arg(long, value_name = "NAME", requires = "manifests")]
+    pub node_name: Option<String>,
     /// Where to ask.
     #[command(flatten)]
     pub at: AtArgs,
@@ -70,7 +74,7 @@ pub fn run(args: &ExplainArgs, out: &mut dyn Write) -> Result<(), Failure> {
     match &args.queries {
         Some(path) => answer_each(&oracle, path, out),
         None => {
-            let question = asked(args)?;
+            let question = asked(args, &oracle)?;
             let explanation = oracle.explain(&question)?;
             match args.format {
                 ExplainFormat::Text => super::print(out, render(&question, &explanation).as_bytes()),
@@ -89,12 +93,28 @@ enum Oracle {
 impl Oracle {
     fn of(args: &ExplainArgs) -> Result<Self, Failure> {
         let Some(directory) = &args.manifests else { return Ok(Self::Running(args.at.path())) };
-        let site = site(args.config.as_deref(), &Machine::here())?;
+        let site = site(args, directory, &Machine::here())?;
         let offline = Offline::load(directory, site).map_err(anyhow::Error::from)?;
         for problem in offline.problems() {
             tracing::warn!(remedy = problem.remedy, "{}: {}", problem.place(), problem.what);
         }
         Ok(Self::Manifests(Box::new(offline)))
+    }
+
+    fn named(&self) -> Result<Vec<Named>, Failure> {
+        let socket = match self {
+            Self::Manifests(offline) => return Ok(offline.named()),
+            Self::Running(socket) => socket,
+        };
+        let answer = client::ask_blocking(socket, &Query::Services).map_err(anyhow::Error::from)?;
+        let served: Services =
+            serde_json::from_slice(&answer).context("the running tunway gives another kind of answer")?;
+        let named = served.services.into_iter().map(|service| Named {
+            name: service.name,
+            proto: service.proto,
+            at: SocketAddr::new(service.cluster_ip, service.port),
+        });
+        Ok(named.collect())
     }
 
     fn explain(&self, question: &Question) -> Result<Explanation, Failure> {
@@ -110,29 +130,36 @@ impl Oracle {
     }
 }
 
-/// The node a configuration describes. With manifests sources are kept unless it says otherwise: what is asked for is
-/// what a node of a cluster would do.
-fn site(path: Option<&Path>, machine: &Machine) -> Result<Site, ConfigError> {
-    let mut given = match path {
+/// The node a configuration describes, with the defaults of a run with these manifests.
+fn site(args: &ExplainArgs, directory: &Path, machine: &Machine) -> Result<Site, ConfigError> {
+    let file = match &args.config {
         Some(path) => read::read_for_explain(path)?,
         None => ConfigFile::default(),
     };
-    if given.return_path.unwrap_or_default() == ReturnPathName::Auto {
-        given.return_path = Some(ReturnPathName::Connmark);
-    }
-    let config = Config::resolve(given, machine)?;
-    let mut node = config.node.clone();
-    node.name.clone_from(&config.node_name);
-    let (rules, detect) = (config.rules.clone(), config.detect_local.clone());
-    Ok(Site { node, parts: Parts::new(&config, Vec::new()), rules, detect })
+    let source = SourceFile { manifests: Some(directory.to_owned()), ..SourceFile::default() };
+    let flags =
+        ConfigFile { source: Some(source), node_name: args.node_name.clone(), ..ConfigFile::default() };
+    let config = Config::resolve(flags.over(file), machine)?;
+    rules::needs_snat(config.return_path, &config.snat)?;
+    Ok(Site::of(&config))
 }
 
-fn asked(args: &ExplainArgs) -> Result<Question, ConfigError> {
+fn asked(args: &ExplainArgs, oracle: &Oracle) -> Result<Question, Failure> {
     let missing = |flag: &str| ConfigError::new(flag, "missing", "give it, or questions with --queries");
     let src = args.src.as_deref().ok_or_else(|| missing("--src"))?;
     let dst = args.dst.as_deref().ok_or_else(|| missing("--dst"))?;
     let link = args.in_interface.as_deref();
-    Question::of(src, dst, &args.proto, link).map_err(|BadQuestion { field, what }| {
+    let at;
+    let dst = if name::is_name(dst) {
+        let client = Question::address(src);
+        at = name::resolve(dst, client, &args.proto, &oracle.named()?)
+            .map_err(|what| ConfigError::new("--dst", what, "name one port of a Service that is served"))?
+            .to_string();
+        at.as_str()
+    } else {
+        dst
+    };
+    let question = Question::of(src, dst, &args.proto, link).map_err(|BadQuestion { field, what }| {
         let flag = match field {
             "dport" => "--dst",
             "sport" => "--src",
@@ -140,7 +167,8 @@ fn asked(args: &ExplainArgs) -> Result<Question, ConfigError> {
             other => return ConfigError::new(format!("--{other}"), what, REMEDY),
         };
         ConfigError::new(flag, format_args!("{field} {what}"), REMEDY)
-    })
+    });
+    Ok(question?)
 }
 
 const REMEDY: &str = "as --src 10.0.0.2 --dst 172.30.0.41:80 --proto tcp";

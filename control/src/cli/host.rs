@@ -1,29 +1,14 @@
-//! `tunway check` and `tunway cleanup`: what concerns this host and not the packets.
+//! `tunway cleanup`: takes everything off this host.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 
 use crate::cli::Failure;
-use crate::config::{Config, rules};
-use crate::node::{self, Finding};
+use crate::config::Config;
+use crate::node;
 use crate::run::{self, host_config, place};
-
-/// Looks at the host as `run` would and prints what it finds.
-///
-/// # Errors
-/// Something stands in the way of a start.
-pub fn check(config: &Config, out: &mut dyn Write) -> Result<(), Failure> {
-    rules::needs_snat(config.return_path, &config.snat)?;
-    let findings = run::runtime()?.block_on(node::preflight(&host_config(config)));
-    super::print(out, render(&findings).as_bytes())?;
-    let fatal = findings.iter().filter(|finding| finding.fatal).count();
-    if fatal > 0 {
-        return Err(anyhow!("{fatal} of these must be changed before tunway can run here").into());
-    }
-    Ok(())
-}
 
 /// Takes everything of tunway off the host and prints what went.
 ///
@@ -59,42 +44,9 @@ fn remove_files(files: &[PathBuf]) -> anyhow::Result<Vec<String>> {
     Ok(removed)
 }
 
-/// One paragraph a finding.
-fn render(findings: &[Finding]) -> String {
-    if findings.is_empty() {
-        return "this host is ready: nothing stands in the way\n".to_owned();
-    }
-    let paragraph = |finding: &Finding| {
-        let weight = if finding.fatal { "MUST CHANGE" } else { "note" };
-        format!("{weight}  {}\n  {}\n  remedy: {}\n", finding.what, finding.why, finding.remedy)
-    };
-    findings.iter().map(paragraph).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn findings_are_paragraphs_with_their_remedy() {
-        assert!(render(&[]).contains("ready"));
-        let finding = Finding {
-            fatal: true,
-            what: "net.ipv4.ip_forward".into(),
-            why: "it is 0: nothing is forwarded".into(),
-            remedy: "sysctl -w net.ipv4.ip_forward=1".into(),
-        };
-        let note = Finding { fatal: false, what: "x".into(), ..finding.clone() };
-        let expected = "\
-MUST CHANGE  net.ipv4.ip_forward
-  it is 0: nothing is forwarded
-  remedy: sysctl -w net.ipv4.ip_forward=1
-note  x
-  it is 0: nothing is forwarded
-  remedy: sysctl -w net.ipv4.ip_forward=1
-";
-        assert_eq!(render(&[finding, note]), expected);
-    }
 
     #[test]
     fn files_that_are_there_are_removed_and_named() {

@@ -48,9 +48,14 @@ pub fn render(services: &Services) -> String {
         (false, true) => format!("ready, generation {}", status.generation),
         (false, false) => "not ready: waiting for the first full list; known flows are served".to_owned(),
     };
+    let idle = services.services.iter().filter(|port| port.endpoints.iter().all(|end| end.sets.is_empty()));
+    let idle = match idle.count() {
+        0 => String::new(),
+        n => format!(", {n} without endpoints,"),
+    };
     let ports = match services.services.len() {
-        1 => "1 service port".to_owned(),
-        n => format!("{n} service ports"),
+        1 => format!("1 service port{idle}"),
+        n => format!("{n} service ports{idle}"),
     };
     let touch = if status.connected { "" } else { "out of touch with the " };
     text.push_str(&format!(
@@ -193,7 +198,7 @@ PROBLEMS
   Service default/old: spec.clusterIP: missing; not served
     remedy: set one
 
-2 service ports on tunway0 (n1); ready, generation 4; source: /etc/m
+2 service ports, 1 without endpoints, on tunway0 (n1); ready, generation 4; source: /etc/m
 ";
         assert_eq!(render(&services), expected);
     }

@@ -11,7 +11,7 @@ use super::draft::{self, Accepted, Ground};
 use super::refuse::Refusal;
 use crate::categorize::{Fate, Recorded, Topology, categorize};
 use crate::desired::Desired;
-use crate::model::ObjectKey;
+use crate::model::{Endpoint, ObjectKey};
 
 /// A service port's endpoints, of one family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,8 +29,8 @@ pub struct Candidate {
     pub object: String,
     /// Where it listens.
     pub at: SocketAddr,
-    /// The pod behind it, when the slice says so.
-    pub target: Option<String>,
+    /// What the slice says of it.
+    pub endpoint: Endpoint,
     /// What became of it.
     pub outcome: Outcome,
 }
@@ -78,10 +78,10 @@ impl Compiler {
             let (object, _) = accepted.slice.origin();
             let ports = accepted.slice.ports.iter();
             for number in ports.filter(|p| p.name == port.name && p.proto == port.proto).map(|p| p.port) {
-                let candidate = |addr: IpAddr, target: &Option<String>, outcome| Candidate {
+                let candidate = |endpoint: &Endpoint, outcome| Candidate {
                     object: object.clone(),
-                    at: SocketAddr::new(addr, number),
-                    target: target.clone(),
+                    at: SocketAddr::new(endpoint.addr, number),
+                    endpoint: endpoint.clone(),
                     outcome,
                 };
                 let of_family = |addr: IpAddr| Family::of(addr) == family;
@@ -96,11 +96,11 @@ impl Compiler {
                     } else {
                         Outcome::Superseded
                     };
-                    candidates.push(candidate(endpoint.addr, &endpoint.target, outcome));
+                    candidates.push(candidate(endpoint, outcome));
                 }
                 for (endpoint, refusal) in accepted.refused.iter().filter(|(e, _)| of_family(e.addr)) {
                     let outcome = Outcome::Refused(Refusal::is(*refusal));
-                    candidates.push(candidate(endpoint.addr, &endpoint.target, outcome));
+                    candidates.push(candidate(endpoint, outcome));
                 }
             }
         }

@@ -10,7 +10,7 @@ use dataplane::service::{Backend, Service as Compiled, Snapshot, SnapshotBuilder
 use super::claims::{Claim, Touched};
 use super::contest::standings;
 use super::draft::{self, Draft, Ground, draft};
-use super::{Compiler, Object};
+use super::{Compiler, Object, join};
 use crate::desired::Desired;
 use crate::ids::{Ids, PortKey};
 use crate::model::{ObjectKey, Problem, ip};
@@ -135,8 +135,9 @@ impl<'a> Step<'a> {
         let Some(object) = objects.get_mut(key) else { return };
         let service = desired.services().get(key);
         let ground = Ground { fabric: &self.fabric, rules, claims, tables };
-        let Draft { ports, problems, addrs, health, table_bytes } =
+        let Draft { ports, mut problems, addrs, health, table_bytes } =
             service.map_or_else(Draft::default, |s| draft(s, &object.claims, desired, &ground, ids));
+        problems.extend(service.into_iter().flat_map(|service| join::unjoined(service, desired)));
         tables.want(&object.key, service.map_or(0, |service| service.created), table_bytes);
         let now = ports.iter().map(|(key, compiled)| (key.clone(), compiled.id)).collect();
         let before = std::mem::replace(&mut object.ports, now);

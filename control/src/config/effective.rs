@@ -30,7 +30,7 @@ impl Config {
                 FlowPlace::Dir(dir) => Some(dir.clone()),
                 FlowPlace::Auto | FlowPlace::Memory => None,
             },
-            service_cidrs: (!self.service_cidrs_assumed).then(|| texts(&self.service_cidrs)),
+            service_cidrs: (!self.service_cidrs.is_empty()).then(|| texts(&self.service_cidrs)),
             snat_addresses: Some(self.snat.clone()),
             detect_local,
             cluster_cidr: None,

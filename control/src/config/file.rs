@@ -31,8 +31,8 @@ pub struct ConfigFile {
     /// The directory flows are kept in; must be a tmpfs. Default: `/run/tunway`, else `/dev/shm/tunway`.
     pub flow_file: Option<PathBuf>,
     /// The cluster's Service CIDRs: routed to the device; an unallocated address in them is dropped.
-    /// Default those of the ServiceCIDR objects; where there are none `10.96.0.0/12` and `fd00:10:96::/112`, each only
-    /// with a SNAT address of its family. At most 16.
+    /// Those of the ServiceCIDR objects beside them; where there are none of either, every Service's address is routed
+    /// by itself. One that overlaps a network of this host is left out and told. At most 16.
     #[serde(rename = "serviceCIDRs")]
     pub service_cidrs: Option<Vec<String>>,
     /// The SNAT addresses of masqueraded flows, at most one a family. With `masquerade` the sources endpoints see:
@@ -267,7 +267,8 @@ impl DetectMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ReturnPathName {
-    /// What suits the host: connmark on a node, which the Kubernetes API tells of Services; else masquerade.
+    /// What suits the host: connmark on a node, which the Kubernetes API tells of Services; with manifests masquerade
+    /// where there are `snatAddresses` for it, else connmark.
     #[default]
     Auto,
     /// By connection marks: endpoints see the source kube-proxy would show them.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::ConfigError;
 use super::file::{API_VERSION, ConfigFile, KIND};
+use crate::nearest;
 
 /// Reads a configuration file.
 ///
@@ -80,16 +81,11 @@ fn check_kind(file: &ConfigFile) -> Result<(), ConfigError> {
 
 /// What to write instead of an unknown key: the nearest known one if one is near, else whatever may stand there.
 fn instead(key: &str, known: &[&str]) -> String {
-    let key = key.to_lowercase();
-    let distance = |name: &str| strsim::damerau_levenshtein(&key, &name.to_lowercase());
-    let nearest = known.iter().map(|name| (distance(name), *name)).min();
-    match nearest {
-        Some((distance, name)) if 3 * distance <= name.len().max(key.len()) => {
-            format!("did you mean `{name}`?")
-        }
-        Some(_) => format!("what may stand here: {}", known.join(", ")),
-        None => "remove it".to_owned(),
-    }
+    let otherwise = match known {
+        [] => "remove it".to_owned(),
+        known => format!("what may stand here: {}", known.join(", ")),
+    };
+    nearest::or_else(key, known.iter().copied(), &otherwise)
 }
 
 /// The parser's words and the line they are about: a wrong value's message does not name its key.

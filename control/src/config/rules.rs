@@ -12,8 +12,8 @@ use dataplane::service::ReturnPath;
 
 use super::file::{MarksFile, ReturnPathName, SourceFile, Timeouts};
 use super::{
-    ConfigError, DEFAULT_AFFINITY, DEFAULT_DRAIN, DEFAULT_REPLIES_PER_SECOND, DEFAULT_SERVICE_CIDRS,
-    DEFAULT_WORKERS_AT_MOST, PRIVATE_SNAT, SourceConfig,
+    ConfigError, DEFAULT_AFFINITY, DEFAULT_DRAIN, DEFAULT_REPLIES_PER_SECOND, DEFAULT_WORKERS_AT_MOST,
+    PRIVATE_SNAT, SourceConfig,
 };
 use crate::model::ip;
 use crate::node::Marks;
@@ -186,23 +186,13 @@ pub(super) fn service_cidrs(given: &[String], snat: &[IpAddr]) -> Checked<Vec<(I
     Ok(cidrs)
 }
 
-/// The defaults of the families that have a SNAT address; of both when there is none at all.
-pub(super) fn default_service_cidrs(snat: &[IpAddr]) -> Checked<Vec<(IpAddr, u8)>> {
-    let wanted = DEFAULT_SERVICE_CIDRS.iter().map(|cidr| (*cidr).to_owned());
-    let wanted: Vec<_> = wanted
-        .filter(|cidr| {
-            snat.is_empty()
-                || parse_cidr(cidr).is_some_and(|(net, _)| snat.iter().any(|a| a.is_ipv4() == net.is_ipv4()))
-        })
-        .collect();
-    service_cidrs(&wanted, snat)
-}
-
-/// The return path: on a node, which has the Kubernetes API, the one that keeps sources.
-pub(super) fn return_path(name: ReturnPathName, source: &SourceConfig) -> ReturnPath {
+/// The return path: on a node, which has the Kubernetes API, the one that keeps sources; with manifests the one that
+/// the SNAT addresses are for, if any are given.
+pub(super) fn return_path(name: ReturnPathName, source: &SourceConfig, snat: &[IpAddr]) -> ReturnPath {
     match (name, source) {
         (ReturnPathName::Connmark | ReturnPathName::Conntrack, _)
         | (ReturnPathName::Auto, SourceConfig::Kubernetes { .. }) => ReturnPath::ConnMark,
+        (ReturnPathName::Auto, SourceConfig::Manifests { .. }) if snat.is_empty() => ReturnPath::ConnMark,
         (ReturnPathName::Masquerade, _) | (ReturnPathName::Auto, SourceConfig::Manifests { .. }) => {
             ReturnPath::Masquerade
         }

@@ -28,14 +28,13 @@ fn every_key_has_its_default() {
     assert_eq!(
         config,
         Config {
-            service_cidrs_assumed: true,
             device: "tunway0".into(),
             workers: 8,
             max_flows_v4: 262_144,
             max_flows_v6: 131_072,
             max_affinity: 262_144,
             flows: FlowPlace::Auto,
-            service_cidrs: vec![("10.96.0.0".parse().unwrap(), 12), ("fd00:10:96::".parse().unwrap(), 112)],
+            service_cidrs: vec![],
             snat: PRIVATE_SNAT.into(),
             return_path: ReturnPath::ConnMark,
             alias: false,
@@ -313,7 +312,8 @@ fn addresses_are_checked() {
         ("'::ffff:1.2.3.4'", "IPv4-mapped"),
         ("10.96.3.4", "Service CIDR"),
     ] {
-        let lines = format!("returnPath: masquerade\nsnatAddresses: [{addr}]\n");
+        let lines =
+            format!("returnPath: masquerade\nsnatAddresses: [{addr}]\nserviceCIDRs: [10.96.0.0/12]\n");
         assert_eq!(refused(&lines, says), "snatAddresses[0]");
     }
     assert_eq!(refused("snatAddresses: [192.0.2.1, 192.0.2.2]\n", "second IPv4"), "snatAddresses[1]");
@@ -343,17 +343,18 @@ fn service_cidrs_are_checked() {
 }
 
 #[test]
-fn default_service_cidrs_follow_the_snat_addresses() {
-    let lines = |snat: &str| format!("returnPath: masquerade\nsnatAddresses: [{snat}]\n");
-    let nets = |snat: &str| config(&lines(snat)).unwrap().service_cidrs.len();
-    assert_eq!((nets("192.0.2.1"), nets("'2001:db8::1'"), nets("192.0.2.1, '2001:db8::1'")), (1, 1, 2));
+fn no_service_cidr_is_guessed() {
+    for lines in ["", "source: {manifests: /m}\nsnatAddresses: [192.0.2.1, '2001:db8::1']\n"] {
+        assert_eq!(config(lines).unwrap().service_cidrs, [], "{lines}");
+    }
 }
 
 #[test]
 fn the_return_path_follows_the_source() {
     let path = |lines: &str| config(lines).unwrap().return_path;
     assert_eq!(path("source: {kubernetes: {}}\n"), ReturnPath::ConnMark);
-    assert_eq!(path("source: {manifests: /m}\n"), ReturnPath::Masquerade);
+    assert_eq!(path("source: {manifests: /m}\n"), ReturnPath::ConnMark);
+    assert_eq!(path("source: {manifests: /m}\nsnatAddresses: [192.0.2.1]\n"), ReturnPath::Masquerade);
     assert_eq!(path("source: {manifests: /m}\nreturnPath: connmark\n"), ReturnPath::ConnMark);
     assert_eq!(path("source: {kubernetes: {}}\nreturnPath: masquerade\n"), ReturnPath::Masquerade);
     assert_eq!(refused("source: {manifests: /m, kubernetes: {}}\n", "one of them"), "source");

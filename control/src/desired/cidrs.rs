@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use crate::model::ServiceCidr;
+use crate::model::{ServiceCidr, ip};
 
 /// Objects by name, and the list that is on its way.
 #[derive(Debug, Default)]
@@ -36,6 +36,17 @@ impl Cidrs {
         if let Some(list) = self.list.take() {
             self.objects = list;
         }
+    }
+
+    /// The first object that names this CIDR.
+    pub(super) fn named(&self, cidr: (IpAddr, u8)) -> Option<&str> {
+        self.objects.iter().find(|(_, cidrs)| cidrs.contains(&cidr)).map(|(name, _)| name.as_str())
+    }
+
+    /// The first object with a CIDR around this address.
+    pub(super) fn around(&self, addr: IpAddr) -> Option<&str> {
+        let around = |cidrs: &[(IpAddr, u8)]| cidrs.iter().any(|cidr| ip::contains(*cidr, addr));
+        self.objects.iter().find(|(_, cidrs)| around(cidrs)).map(|(name, _)| name.as_str())
     }
 
     /// Every CIDR once.

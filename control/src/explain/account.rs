@@ -1,15 +1,17 @@
 //! Which endpoints a service port has, each with why it takes new flows or not, and how one of them would be picked.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane::packet::tuple::{Family, Tuple};
 use dataplane::service::{HashBy, Selector, Service, Set, Sticky};
 
 use super::steps::Steps;
-use super::{Ground, key_of};
+use super::{Ground, key_of, near};
 use crate::categorize::{Fate, Topology};
 use crate::compile::{Candidate, Outcome};
 use crate::model::service::balance::{BALANCING, WEIGHTS};
+use crate::model::{Endpoint, Node};
 
 /// Tells of every endpoint. `asked` is the set the flow's endpoint comes from, when it gets one.
 pub(super) fn tell(ground: &Ground<'_>, service: &Service, asked: Option<Set>, steps: &mut Steps<'_>) {
@@ -34,19 +36,21 @@ pub(super) fn tell(ground: &Ground<'_>, service: &Service, asked: Option<Set>, s
                 node.zone.as_deref().unwrap_or_default()
             ),
         ),
-        Some(Topology::Everywhere) | None => {}
+        Some(Topology::Everywhere) => near::hints(ground, &account, steps),
+        None => {}
     }
     if account.candidates.is_empty() {
         let what = "no EndpointSlice names an endpoint for this port";
         steps.push(format!("Service {key}"), "", what);
     }
+    near::slices(ground, service, &account, steps);
     for candidate in &account.candidates {
-        tell_of(candidate, asked, steps);
+        tell_of(candidate, asked, node, steps);
     }
 }
 
-fn tell_of(candidate: &Candidate, asked: Option<Set>, steps: &mut Steps<'_>) {
-    let pod = candidate.target.as_deref().map(|pod| format!(" ({pod})")).unwrap_or_default();
+fn tell_of(candidate: &Candidate, asked: Option<Set>, node: &Node, steps: &mut Steps<'_>) {
+    let pod = candidate.endpoint.target.as_deref().map(|pod| format!(" ({pod})")).unwrap_or_default();
     let name = format!("{}{pod}", candidate.at);
     match &candidate.outcome {
         Outcome::Refused(why) => steps.push(
@@ -61,7 +65,7 @@ fn tell_of(candidate: &Candidate, asked: Option<Set>, steps: &mut Steps<'_>) {
         ),
         Outcome::Sorted(fates) => {
             for (set, fate) in fates.iter().filter(|(set, _)| asked.is_none_or(|asked| asked == *set)) {
-                let (field, kept, why) = in_words(*fate);
+                let (field, kept, why) = in_words(*fate, &candidate.endpoint, node);
                 let of =
                     if asked.is_some() { String::new() } else { format!(" in the {} set", set_name(*set)) };
                 let word = if kept { "kept" } else { "left out" };
@@ -79,8 +83,8 @@ const fn set_name(set: Set) -> &'static str {
 }
 
 /// The field, whether the endpoint is in, and why.
-const fn in_words(fate: Fate) -> (&'static str, bool, &'static str) {
-    match fate {
+fn in_words(fate: Fate, endpoint: &Endpoint, here: &Node) -> (&'static str, bool, String) {
+    let (field, kept, why) = match fate {
         Fate::Ready => ("endpoints[].conditions.ready", true, "it is ready"),
         Fate::Fallback => (
             "endpoints[].conditions.serving",
@@ -93,9 +97,25 @@ const fn in_words(fate: Fate) -> (&'static str, bool, &'static str) {
         Fate::Terminating => {
             ("endpoints[].conditions.terminating", false, "it is terminating, and others are ready")
         }
-        Fate::HintedElsewhere => ("endpoints[].hints", false, "its hints are for elsewhere"),
-        Fate::Remote => ("endpoints[].nodeName", false, "it runs on another node"),
-    }
+        Fate::HintedElsewhere => {
+            let listed = |hints: &BTreeSet<String>| hints.iter().cloned().collect::<Vec<_>>().join(", ");
+            let zone = here.zone.as_deref().unwrap_or("no zone");
+            let hints = match (endpoint.node_hints.is_empty(), endpoint.zone_hints.is_empty()) {
+                (false, _) => format!("for node {}, and this is {}", listed(&endpoint.node_hints), here.name),
+                (true, false) => format!("for zone {}, and this is {zone}", listed(&endpoint.zone_hints)),
+                (true, true) => "for elsewhere".to_owned(),
+            };
+            return ("endpoints[].hints", false, format!("its hints are {hints}"));
+        }
+        Fate::Remote => {
+            let there = match &endpoint.node {
+                Some(node) => format!("it runs on node {node}"),
+                None => "nothing says on which node it runs".to_owned(),
+            };
+            return ("endpoints[].nodeName", false, format!("{there}, and this is {}", here.name));
+        }
+    };
+    (field, kept, why.to_owned())
 }
 
 /// Tells how one of the set would be picked.
@@ -132,6 +152,8 @@ pub(super) fn tell_choice(
     let what = format!("one of these is picked {}{}", how(selector), one.unwrap_or_default());
     if asks {
         steps.push(object.clone(), format!("metadata.annotations[{BALANCING}]"), what);
+    } else if ground.compiler.balances_by_default() {
+        steps.push("", "", format!("{what}; that is the default"));
     } else {
         steps.push("Config", "loadBalancing", what);
     }

@@ -61,7 +61,7 @@ proptest! {
         let World::Ready(world) = &*world else { panic!("no world") };
         prop_assert_eq!(&desired.node().name, HERE);
         let detect = DetectLocal::default();
-        let ground = Ground { world, desired: &desired, compiler: &compiler, detect: &detect };
+        let ground = Ground { world, desired: &desired, compiler: &compiler, detect: &detect, hosts: &BTreeSet::new() };
         for question in questions {
             let said = explain(&ground, &question);
             let (origin, quiet) = (Origin::default(), &mut NoReasons);
@@ -76,8 +76,13 @@ proptest! {
                     let members = service.members(set).iter().map(|n| &service.backends[*n as usize]);
                     let members: Vec<_> = members.map(|b| SocketAddr::new(b.addr, b.port)).collect();
                     prop_assert_eq!(&said.endpoints, &members);
-                    let masked = masquerade || members.iter().any(|to| masquerades(world, masquerade, tuple.src, to.ip(), &origin, quiet));
-                    prop_assert_eq!(said.masquerade, masked);
+                    let masked = members.iter().filter(|to| masquerades(world, masquerade, tuple.src, to.ip(), &origin, quiet)).count();
+                    let wanted = match masked {
+                        n if n == members.len() || (n == 0 && masquerade) => Masquerade::All,
+                        0 => Masquerade::None,
+                        _ => Masquerade::Some,
+                    };
+                    prop_assert_eq!(said.masquerade, wanted);
                     // Every endpoint that is in is said to be in, and no other.
                     let kept = said.steps.iter().filter(|step| step.what.contains(": kept, "));
                     let kept: BTreeSet<_> = kept.map(|step| step.what.split([' ', ',']).next().unwrap().trim_end_matches(':').to_owned()).collect();

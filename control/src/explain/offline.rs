@@ -1,20 +1,22 @@
 //! A world out of manifests, on a node that need not exist.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dataplane::service::{BuildError, Snapshot, World};
 
+use super::name::Named;
 use super::{Explanation, Ground, Question, explain};
 use crate::compile::{Compiler, Rules};
+use crate::config::Config;
 use crate::config::detect::DetectLocal;
 use crate::desired::Desired;
 use crate::model::{Node, Problem};
 use crate::node::Surroundings;
 use crate::run::fabric::Parts;
-use crate::source::Event;
 use crate::source::manifests;
 
 /// A node as the configuration describes it.
@@ -30,12 +32,26 @@ pub struct Site {
     pub detect: DetectLocal,
 }
 
+impl Site {
+    /// The node of this configuration.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self {
+            node: Node { name: config.node_name.clone(), ..config.node.clone() },
+            parts: Parts::new(config, Vec::new()),
+            rules: config.rules.clone(),
+            detect: config.detect_local.clone(),
+        }
+    }
+}
+
 /// Manifests, compiled.
 #[derive(Debug)]
 pub struct Offline {
     desired: Desired,
     compiler: Compiler,
     world: Arc<World>,
+    parts: Parts,
     detect: DetectLocal,
 }
 
@@ -60,28 +76,37 @@ pub enum OfflineError {
 }
 
 impl Offline {
-    /// Reads a directory, takes its objects as an API server would hold them, and compiles them for this node.
+    /// Reads a directory as a run does, and compiles its objects for this node.
     ///
     /// # Errors
     /// The directory cannot be read, or what is configured cannot be.
     pub fn load(directory: &Path, site: Site) -> Result<Self, OfflineError> {
-        let mut desired = Desired::new(&site.node.name);
-        let events = manifests::read_once(directory, &site.node.name)
+        Self::load_here(directory, site, None)
+    }
+
+    /// The same, on a host that is like this.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_here(directory: &Path, site: Site, here: Option<Surroundings>) -> Result<Self, OfflineError> {
+        let mut desired = Desired::on(site.node);
+        let events = manifests::read_once(directory, &desired.node().name)
             .map_err(|source| OfflineError::Manifests { path: directory.to_owned(), source })?;
         events.into_iter().for_each(|event| desired.apply(event));
-        let node = over(site.node, desired.node());
-        desired.apply(Event::Node(Box::new(node.clone())));
+        let node = desired.node();
 
         let mut parts = site.parts;
-        parts.assume_nothing();
         let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
-        let hosts = node.addresses.iter().copied().chain(loopback).collect();
-        parts.surround(Surroundings { hosts, routes: Vec::new() });
+        let assumed = || {
+            let hosts = node.addresses.iter().copied().chain(loopback).collect();
+            Surroundings { hosts, ..Surroundings::default() }
+        };
+        parts.surround(here.unwrap_or_else(assumed));
         let mut compiler = Compiler::new(parts.fabric(&desired));
         compiler.set_rules(site.rules);
         // No flow is older than this world.
         let world = compiler.compile(&mut desired, &mut || 1)?.ok_or(OfflineError::Nothing)?;
-        Ok(Self { desired, compiler, world, detect: site.detect })
+        Ok(Self { desired, compiler, world, parts, detect: site.detect })
     }
 
     /// Explains what a new flow would get here.
@@ -91,31 +116,53 @@ impl Offline {
         Some(explain(&self.ground(world), question))
     }
 
-    /// What is wrong with the objects.
-    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.desired.problems().values().chain(self.compiler.problems().values()).flatten()
+    /// What is wrong with the objects, as a run would tell.
+    pub fn problems(&self) -> impl Iterator<Item = Problem> {
+        let Self { desired, compiler, parts, .. } = self;
+        let found = [
+            compiler.problems().clone(),
+            desired.problems().clone(),
+            parts.left_out(desired),
+            parts.spared(desired, compiler.frontends()),
+        ];
+        let waits = parts.waits_for(desired.node());
+        found.into_iter().flat_map(BTreeMap::into_values).flatten().chain(waits)
+    }
+
+    /// Every service port by its name.
+    #[must_use]
+    pub fn named(&self) -> Vec<Named> {
+        let World::Ready(world) = &*self.world else { return Vec::new() };
+        let named = world.services().map(|service| Named {
+            name: service.name.to_string(),
+            proto: service.port.proto.to_string(),
+            at: SocketAddr::new(service.cluster_ip, service.port.port),
+        });
+        named.collect()
+    }
+
+    /// Service ports with endpoints, in words.
+    #[must_use]
+    pub fn served(&self) -> Vec<String> {
+        let World::Ready(world) = &*self.world else { return Vec::new() };
+        let with_endpoints = world.services().filter(|service| !service.backends.is_empty());
+        let mut served: Vec<_> = with_endpoints
+            .map(|service| {
+                let at = SocketAddr::new(service.cluster_ip, service.port.port);
+                let endpoints = super::count(service.backends.len(), "endpoint");
+                format!(
+                    "Service {}: {at} {}, {endpoints}",
+                    super::key_of(&service.name).0,
+                    service.port.proto
+                )
+            })
+            .collect();
+        served.sort();
+        served
     }
 
     fn ground<'a>(&'a self, world: &'a Snapshot) -> Ground<'a> {
-        let Self { desired, compiler, detect, .. } = self;
-        Ground { world, desired, compiler, detect }
-    }
-}
-
-/// What is configured of a node, else what its object says.
-fn over(configured: Node, object: &Node) -> Node {
-    Node {
-        name: configured.name,
-        zone: configured.zone.or_else(|| object.zone.clone()),
-        addresses: if configured.addresses.is_empty() {
-            object.addresses.clone()
-        } else {
-            configured.addresses
-        },
-        pod_cidrs: if configured.pod_cidrs.is_empty() {
-            object.pod_cidrs.clone()
-        } else {
-            configured.pod_cidrs
-        },
+        let Self { desired, compiler, detect, parts, .. } = self;
+        Ground { world, desired, compiler, detect, hosts: parts.addresses() }
     }
 }

@@ -62,6 +62,12 @@ impl Question {
         Self::checked(src, sport, dst, dport, Some(proto), in_interface)
     }
 
+    /// The address of an end in text, if it is one.
+    #[must_use]
+    pub fn address(end: &str) -> Option<IpAddr> {
+        with_port("src", end).ok().map(|(addr, _)| addr)
+    }
+
     /// A question as one JSON object.
     ///
     /// # Errors

@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane::service::{FrontendKind, LocalMap, Place, Policy, Reason, Reasons, Service};
 
-use super::{Question, Step, key_of};
+use super::{Ground, Question, Step, key_of};
+use crate::config::PRIVATE_SNAT;
 use crate::config::detect::DetectLocal;
 use crate::desired::Desired;
 
@@ -17,6 +18,10 @@ pub(super) struct Steps<'a> {
     service: Option<String>,
     /// What says what becomes of the packet.
     decisive: String,
+    /// Where the packet goes to.
+    dst: IpAddr,
+    /// What tells local pods, if anything does.
+    detector: Option<(String, &'static str)>,
     /// The next reason is about this endpoint alone.
     endpoint: Option<SocketAddr>,
 }
@@ -25,8 +30,16 @@ pub(super) struct Steps<'a> {
 const CONFIG: &str = "Config";
 
 impl<'a> Steps<'a> {
-    pub(super) const fn new(desired: &'a Desired) -> Self {
-        Self { desired, steps: Vec::new(), service: None, decisive: String::new(), endpoint: None }
+    pub(super) const fn new(desired: &'a Desired, dst: IpAddr) -> Self {
+        Self {
+            desired,
+            steps: Vec::new(),
+            service: None,
+            decisive: String::new(),
+            dst,
+            detector: None,
+            endpoint: None,
+        }
     }
 
     pub(super) fn push(
@@ -36,6 +49,17 @@ impl<'a> Steps<'a> {
         what: impl Into<String>,
     ) {
         self.steps.push(Step { object: object.into(), field: field.into(), what: what.into() });
+    }
+
+    /// What the owner of this object was told.
+    pub(super) fn reported(&mut self, ground: &Ground<'_>, object: &str) {
+        // A manifest's problem names file and document before the object.
+        let in_a_file = format!(": {object}");
+        let is_its = |place: &String| place == object || place.ends_with(&in_a_file);
+        let all = ground.desired.problems().iter().chain(ground.compiler.problems());
+        for problem in all.filter(|(place, _)| is_its(place)).flat_map(|(_, problems)| problems) {
+            self.push(problem.object.clone(), problem.field.clone(), format!("reported: {}", problem.what));
+        }
     }
 
     /// What follows is about one endpoint of several.
@@ -66,13 +90,17 @@ impl<'a> Steps<'a> {
         local: &LocalMap,
     ) {
         let src = question.src;
-        let (object, field) = match (place, detect) {
-            (Place::Host | Place::HostAmongPods, _) => (self.node(), "status.addresses"),
-            (_, DetectLocal::NodeCidr) => (self.node(), "spec.podCIDRs"),
-            (_, DetectLocal::ClusterCidr(_)) => (CONFIG.to_owned(), "clusterCIDR"),
-            (_, DetectLocal::Bridge(_) | DetectLocal::InterfacePrefix(_)) => {
-                (CONFIG.to_owned(), "detectLocal.interface")
+        self.detector = match detect {
+            DetectLocal::ClusterCidr(cidrs) if cidrs.is_empty() => None,
+            DetectLocal::ClusterCidr(_) => Some((CONFIG.to_owned(), "clusterCIDR")),
+            DetectLocal::NodeCidr => Some((self.node(), "spec.podCIDRs")),
+            DetectLocal::Bridge(_) | DetectLocal::InterfacePrefix(_) => {
+                Some((CONFIG.to_owned(), "detectLocal.interface"))
             }
+        };
+        let (object, field) = match place {
+            Place::Host | Place::HostAmongPods => (self.node(), "status.addresses"),
+            Place::LocalPod | Place::Elsewhere => self.detector.clone().unwrap_or_default(),
         };
         let by = match (&question.in_interface, detect.by_link()) {
             (Some(link), true) => format!(" ({link})"),
@@ -156,14 +184,22 @@ impl Reasons for Steps<'_> {
             Reason::Set(..) | Reason::Picked { .. } | Reason::Hairpin => {
                 self.push(self.of_service(), "", text)
             }
-            Reason::EveryFlow => self.push(CONFIG, "returnPath", text),
+            // Nobody need have written returnPath, but there is no such flow without these.
+            Reason::EveryFlow => self.push(CONFIG, "snatAddresses", text),
             Reason::MasqueradeAll => self.push(CONFIG, "masqueradeAll", text),
             Reason::NoDetector | Reason::LocalPod | Reason::NotLocalPod => {
-                self.push(CONFIG, "detectLocal", text);
+                let (object, field) = self.detector.clone().unwrap_or_default();
+                self.push(object, field, text);
             }
             Reason::HostEndpoint => self.push(self.node(), "status.addresses", text),
+            // Nobody wrote the default one.
+            Reason::SnatAddress if PRIVATE_SNAT.contains(&self.dst) => self.decide("", "", text),
             Reason::SnatAddress => self.decide(CONFIG, "snatAddresses", text),
-            Reason::Unallocated => self.decide(CONFIG, "serviceCIDRs", text),
+            Reason::Unallocated => {
+                let by = self.desired.cidr_object_around(self.dst).map(|name| format!("ServiceCIDR {name}"));
+                let field = if by.is_some() { "spec.cidrs" } else { "serviceCIDRs" };
+                self.decide(by.unwrap_or_else(|| CONFIG.to_owned()), field, text);
+            }
             Reason::NoSuchPort | Reason::NotOurs => self.decide("", "", text),
             // What a later version says is said in its own words.
             _ => self.push(self.of_service(), "", text),

@@ -1,14 +1,14 @@
-//! Questions of every kind, asked of manifests as an API server would hold them.
+//! Questions of every kind, asked of manifests.
 
 use std::fs;
 
 use super::*;
 use crate::config::read::parse;
 use crate::config::{Config, Machine};
-use crate::run::fabric::Parts;
 
 mod contested;
 mod held;
+mod near;
 
 const CONFIG: &str = "apiVersion: tunway.dev/v1alpha1
 kind: Config
@@ -62,9 +62,7 @@ fn offline(config: &str, manifest: &str) -> Offline {
     let config = Config::resolve(parse(config).unwrap(), &machine).unwrap();
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("cluster.json"), manifest).unwrap();
-    let (rules, detect) = (config.rules.clone(), config.detect_local.clone());
-    let site = Site { node: config.node.clone(), parts: Parts::new(&config, Vec::new()), rules, detect };
-    Offline::load(folder.path(), site).unwrap()
+    Offline::load(folder.path(), Site::of(&config)).unwrap()
 }
 
 fn ask(offline: &Offline, src: &str, dst: &str, proto: &str) -> Explanation {
@@ -271,7 +269,11 @@ fn every_kind_of_answer() {
             (*verdict, &endpoints.iter().map(|e| (*e).to_owned()).collect::<Vec<_>>()[..]),
             "{src} > {dst}: {said:#?}"
         );
-        assert_eq!((said.masquerade, who), (*masquerade, (*frontend, *service)), "{src} > {dst}: {said:#?}");
+        assert_eq!(
+            (said.masquerade.any(), who),
+            (*masquerade, (*frontend, *service)),
+            "{src} > {dst}: {said:#?}"
+        );
         assert!(said.reason.contains(reason), "{src} > {dst}: {said:#?}");
         assert!(!said.steps.is_empty());
     }
@@ -301,7 +303,7 @@ fn every_endpoint_is_accounted_for_by_object_and_field() {
         format!(
             "{slice} | endpoints[].addresses | 172.30.0.9:8080: left out, the address lies in a Service CIDR"
         ),
-        "Config | detectLocal | a local pod: it keeps its address".to_owned(),
+        "Config | clusterCIDR | a local pod: it keeps its address".to_owned(),
     ] {
         assert!(said.contains(&wanted), "{wanted}\nis not in\n{}", said.join("\n"));
     }
@@ -309,9 +311,12 @@ fn every_endpoint_is_accounted_for_by_object_and_field() {
     assert!(said.contains("10.180.0.1:8080: the endpoint is the client itself"), "{said}");
     let said = steps(&ask(&world, POD, "172.30.0.44:80", "tcp")).join("\n");
     assert!(said.contains("Node n1 | metadata.labels[topology.kubernetes.io/zone]"), "{said}");
-    assert!(said.contains("10.180.5.2:8080: left out, its hints are for elsewhere"), "{said}");
+    assert!(
+        said.contains("10.180.5.2:8080: left out, its hints are for zone zone-b, and this is zone-a"),
+        "{said}"
+    );
     let said = steps(&ask(&world, POD, "172.30.0.43:80", "tcp")).join("\n");
-    assert!(said.contains("10.180.4.2:8080: left out, it runs on another node"), "{said}");
+    assert!(said.contains("10.180.4.2:8080: left out, it runs on node n2, and this is n1"), "{said}");
     assert!(said.contains("10.180.4.1:8080: kept, it is terminating and still serves"), "{said}");
     let said = steps(&ask(&world, OUTSIDE, "192.168.99.11:80", "tcp")).join("\n");
     assert!(
@@ -325,10 +330,10 @@ fn without_a_detector_pods_are_strangers_outside_and_everybody_keeps_the_address
     let world = offline(&CONFIG.replace("clusterCIDR: 10.0.0.0/8\n", ""), CLUSTER);
     assert_eq!(ask(&world, POD, "192.168.99.11:80", "tcp").verdict, Verdict::Drop);
     assert_eq!(ask(&world, NODE, "192.168.99.11:80", "tcp").verdict, Verdict::Dnat);
-    assert!(!ask(&world, OUTSIDE, "172.30.0.41:80", "tcp").masquerade);
+    assert!(!ask(&world, OUTSIDE, "172.30.0.41:80", "tcp").masquerade.any());
     let all = offline(&CONFIG.replace("clusterCIDR: 10.0.0.0/8\n", "masqueradeAll: true\n"), CLUSTER);
-    assert!(ask(&all, POD, "172.30.0.41:80", "tcp").masquerade);
-    assert!(!ask(&all, POD, "192.168.99.11:80", "tcp").masquerade);
+    assert!(ask(&all, POD, "172.30.0.41:80", "tcp").masquerade.any());
+    assert!(!ask(&all, POD, "192.168.99.11:80", "tcp").masquerade.any());
 }
 
 #[test]

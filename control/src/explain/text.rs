@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Explanation, Question, Verdict};
+use super::{Explanation, Masquerade, Question, Verdict};
 
 /// A few lines: the verdict, then every step with what says so.
 #[must_use]
@@ -19,7 +19,11 @@ pub fn render(question: &Question, explanation: &Explanation) -> String {
     if explanation.verdict == Verdict::Dnat {
         let endpoints: Vec<_> = explanation.endpoints.iter().map(ToString::to_string).collect();
         _ = writeln!(text, "  to one of   {}", endpoints.join(", "));
-        let source = if explanation.masquerade { "masqueraded" } else { "kept" };
+        let source = match explanation.masquerade {
+            Masquerade::None => "kept",
+            Masquerade::Some => "masqueraded to some, kept to others",
+            Masquerade::All => "masqueraded",
+        };
         _ = writeln!(text, "  source      {source}");
     }
     if let Some(flow) = &explanation.flow {

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::NodeError;
 use super::host::refused;
 use super::netlink::Netlink;
+use super::networks::{self, Network};
 use super::rt::{Family, Prefix};
 use super::watch::subscribe;
 use crate::config::detect::DetectLocal;
@@ -26,6 +27,8 @@ pub struct Surroundings {
     pub hosts: BTreeSet<IpAddr>,
     /// Routes of the main table: destination, and whether they lead to local pods. None unless links decide that.
     pub routes: Vec<((IpAddr, u8), bool)>,
+    /// Networks of its links and routes.
+    pub networks: Vec<Network>,
 }
 
 /// Looks at this host, again whenever something changed.
@@ -33,6 +36,9 @@ pub struct Lookout {
     detect: DetectLocal,
     netlink: Netlink,
     changes: TokioSocket,
+    /// As last read, and when to read them again: a host may have very many routes.
+    networks: Vec<Network>,
+    networks_due: Option<Instant>,
 }
 
 impl Lookout {
@@ -43,7 +49,7 @@ impl Lookout {
     pub fn open(detect: DetectLocal) -> Result<Self, NodeError> {
         let netlink = Netlink::open().map_err(refused("open a netlink socket"))?;
         let changes = listen(&detect).map_err(refused("watch this host's addresses"))?;
-        Ok(Self { detect, netlink, changes })
+        Ok(Self { detect, netlink, changes, networks: Vec::new(), networks_due: None })
     }
 
     /// This host as it is now.
@@ -119,7 +125,12 @@ impl Lookout {
                 routes.extend(first_of_each(found));
             }
         }
-        Ok(Surroundings { hosts, routes })
+        let now = Instant::now();
+        if self.networks_due.is_none_or(|due| due <= now) {
+            self.networks = networks::read(&mut self.netlink)?;
+            self.networks_due = Some(now + NETWORKS_EVERY);
+        }
+        Ok(Surroundings { hosts, routes, networks: self.networks.clone() })
     }
 }
 
@@ -150,6 +161,8 @@ const DEBOUNCE: Duration = Duration::from_millis(10);
 const SHARE: u32 = 4;
 /// A look at least this often finds what was not announced.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Networks are compared with Service CIDRs only: nothing hangs on seeing a new one at once.
+const NETWORKS_EVERY: Duration = Duration::from_secs(10);
 /// `NLMSG_GOODSIZE` is 8 KiB at most.
 const LARGEST_MESSAGE: usize = 32 * 1024;
 /// More than a receive buffer holds.

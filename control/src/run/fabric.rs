@@ -14,13 +14,13 @@ use crate::config::node_ports::NodePortAddresses;
 use crate::desired::Desired;
 use crate::model::{Node, Problem, ip};
 use crate::node::Surroundings;
+use crate::run::overlap::Taken;
+use crate::run::troubles::ByObject;
 
 /// The parts that do not come from objects.
 #[derive(Clone, Debug)]
 pub struct Parts {
     configured: Fabric,
-    /// Its Service CIDRs hold only where no ServiceCIDR says otherwise.
-    assumed: bool,
     detect: DetectLocal,
     node_ports: NodePortAddresses,
     here: Surroundings,
@@ -28,6 +28,8 @@ pub struct Parts {
     alias: bool,
     /// Addresses of frontends that are gone while flows of theirs are open.
     kept: BTreeSet<IpAddr>,
+    /// Where the source of Services is reached.
+    servers: Vec<IpAddr>,
 }
 
 impl Parts {
@@ -38,19 +40,24 @@ impl Parts {
         let reserved_ports = Arc::new(PortSet::new(no_snat_draws));
         Self {
             configured: Fabric { reserved_ports, ..config.fabric() },
-            assumed: config.service_cidrs_assumed,
             detect: config.detect_local.clone(),
             node_ports: config.node_port_addresses.clone(),
             here: Surroundings::default(),
             alias: config.alias,
             kept: BTreeSet::new(),
+            servers: Vec::new(),
         }
+    }
+
+    /// The source of Services is reached at these addresses: none of them is to lead here.
+    pub fn spare(&mut self, servers: Vec<IpAddr>) {
+        self.servers = servers;
     }
 
     /// The values of a configuration that may change while a run goes on.
     pub fn configure(&mut self, config: &Config) {
         let before = std::mem::replace(self, Self::new(config, Vec::new()));
-        self.here = before.here;
+        (self.here, self.servers) = (before.here, before.servers);
         self.kept = before.kept;
         // Neither this host's nor the range of node ports is read again.
         self.configured.reserved_ports = before.configured.reserved_ports;
@@ -72,9 +79,16 @@ impl Parts {
         self.kept = addresses;
     }
 
-    /// Addresses of this host.
+    /// Addresses of this host, where they decide about flows.
     pub fn hosts(&self) -> impl Iterator<Item = IpAddr> {
-        self.here.hosts.iter().copied()
+        let decides = self.configured.return_path == ReturnPath::ConnMark;
+        self.here.hosts.iter().copied().filter(move |_| decides)
+    }
+
+    /// Addresses of this host.
+    #[must_use]
+    pub const fn addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.here.hosts
     }
 
     /// The fabric, with what objects say.
@@ -95,24 +109,77 @@ impl Parts {
         fabric
     }
 
-    /// Forgets Service CIDRs nobody named: without a run, nothing is routed to a device for them.
-    pub fn assume_nothing(&mut self) {
-        if self.assumed {
-            self.configured.service_cidrs.clear();
-        }
-    }
-
-    /// Service CIDRs: configured ones and those of ServiceCIDRs, the assumed only where there are none of these. One whose family has no SNAT address is left to others.
+    /// Service CIDRs: configured ones and those of ServiceCIDRs, less those that would take packets from somebody who
+    /// is there. One whose family has no SNAT address is left to others.
     #[must_use]
     pub fn service_cidrs(&self, desired: &Desired) -> BTreeSet<(IpAddr, u8)> {
+        let taken = self.taken();
+        self.named_cidrs(desired).into_iter().filter(|cidr| taken.within(*cidr).is_none()).collect()
+    }
+
+    fn named_cidrs(&self, desired: &Desired) -> BTreeSet<(IpAddr, u8)> {
         let snat = &self.configured.snat;
         let served = |addr: IpAddr| snat.is_empty() || snat.iter().any(|a| a.is_ipv4() == addr.is_ipv4());
         let of_objects = desired.service_cidrs().into_iter().filter(|(addr, _)| served(*addr));
-        let mut all: BTreeSet<_> = of_objects.collect();
-        if all.is_empty() || !self.assumed {
-            all.extend(&self.configured.service_cidrs);
+        of_objects.chain(self.configured.service_cidrs.iter().copied()).collect()
+    }
+
+    fn taken(&self) -> Taken {
+        let Self { configured, here, servers, .. } = self;
+        Taken { networks: here.networks.clone(), snat: configured.snat.clone(), servers: servers.clone() }
+    }
+
+    /// Service CIDRs that are left out, by the object that names them.
+    #[must_use]
+    pub fn left_out(&self, desired: &Desired) -> ByObject {
+        let taken = self.taken();
+        let mut problems = ByObject::new();
+        for (addr, len) in self.named_cidrs(desired) {
+            let Some(why) = taken.within((addr, len)) else { continue };
+            let (object, field) = match desired.names_of_cidr((addr, len)) {
+                Some(name) => (format!("ServiceCIDR {name}"), "spec.cidrs"),
+                None => ("Config".to_owned(), "serviceCIDRs"),
+            };
+            let problem = Problem {
+                object: object.clone(),
+                field: field.to_owned(),
+                what: format!(
+                    "{addr}/{len} is not routed as a whole: {why}; only addresses of Services in it are"
+                ),
+                remedy: "give Services a range that nobody else has, or move whoever is in it".to_owned(),
+            };
+            problems.entry(object).or_default().push(problem);
         }
-        all
+        problems
+    }
+
+    /// Services at an address that cannot lead here: the source of Services is reached there itself, or this host has
+    /// it and nothing brings its packets past the local table.
+    #[must_use]
+    pub fn spared(&self, desired: &Desired, frontends: &BTreeSet<IpAddr>) -> ByObject {
+        let mut problems = ByObject::new();
+        for server in self.servers.iter().filter(|server| frontends.contains(server)) {
+            let what = format!(
+                "the API server is reached at {server}: it is not routed to tunway, which needs it itself"
+            );
+            let remedy = "name a control-plane node's own address in the kubeconfig";
+            tell_owners(*server, &what, remedy, desired, &mut problems);
+        }
+        if self.configured.return_path == ReturnPath::Masquerade {
+            for addr in self.here.hosts.intersection(frontends) {
+                let what =
+                    format!("{addr} is an address of this host, which keeps its packets: not served here");
+                let remedy = "take it off this host, or take returnPath: connmark";
+                tell_owners(*addr, &what, remedy, desired, &mut problems);
+            }
+        }
+        problems
+    }
+
+    /// Whether the source of Services is reached at this address.
+    #[must_use]
+    pub fn is_spared(&self, addr: IpAddr) -> bool {
+        self.servers.contains(&addr)
     }
 
     /// What has to be known before the first new flow, and is not: without the Node's CIDRs every pod would be taken
@@ -131,6 +198,21 @@ impl Parts {
                 "let the controller manager allocate them (--allocate-node-cidrs), or choose another mode"
                     .to_owned(),
         })
+    }
+}
+
+/// Tells every Service that is to be reached at this address.
+fn tell_owners(addr: IpAddr, what: &str, remedy: &str, desired: &Desired, problems: &mut ByObject) {
+    for service in desired.services().values() {
+        let fields = [
+            (&service.cluster_ips, "spec.clusterIPs"),
+            (&service.load_balancer_ips, "status.loadBalancer.ingress"),
+            (&service.external_ips, "spec.externalIPs"),
+        ];
+        let Some((_, field)) = fields.into_iter().find(|(addrs, _)| addrs.contains(&addr)) else { continue };
+        let object = format!("Service {}", service.key);
+        let (field, what, remedy) = (field.to_owned(), what.to_owned(), remedy.to_owned());
+        problems.entry(object.clone()).or_default().push(Problem { object, field, what, remedy });
     }
 }
 
@@ -171,6 +253,7 @@ mod tests {
     use crate::config::file::ConfigFile;
     use crate::fixtures::{HERE, ip};
     use crate::model::ServiceCidr;
+    use crate::node::Network;
     use crate::source::Event;
 
     fn node(cidrs: &[(&str, u8)]) -> Node {
@@ -195,11 +278,11 @@ mod tests {
         Parts {
             alias: false,
             kept: BTreeSet::new(),
-            assumed: false,
             configured,
             detect,
             node_ports: NodePortAddresses::Primary,
-            here: Surroundings { hosts, routes },
+            here: Surroundings { hosts, routes, networks: Vec::new() },
+            servers: Vec::new(),
         }
     }
 
@@ -254,15 +337,27 @@ mod tests {
         assert_eq!(of(&desired), ["10.96.0.0/16", "10.97.0.0/16"], "IPv6 has no SNAT address here");
         desired.apply(Event::ServiceCidrGone("more".into()));
         assert_eq!(of(&desired), ["10.96.0.0/16"], "what is configured stays");
-        let cidrs = vec![(ip("10.97.0.0"), 16)];
+    }
+
+    #[test]
+    fn a_service_cidr_that_overlaps_somebody_is_left_out_and_told_where_it_was_named() {
+        let mut desired = Desired::new(HERE);
+        let mut parts = parts(DetectLocal::default(), ReturnPath::ConnMark);
+        let cidrs = vec![(ip("10.97.0.0"), 16), (ip("10.98.0.0"), 16)];
         desired.apply(Event::ServiceCidr(ServiceCidr { name: "more".into(), cidrs }));
-        let mut assumed = Parts { assumed: true, ..parts };
-        let of = |assumed: &Parts, desired: &Desired| assumed.fabric(desired).service_cidrs;
-        assert_eq!(of(&assumed, &desired), [(ip("10.97.0.0"), 16)], "the objects know better");
-        desired.apply(Event::ServiceCidrGone("more".into()));
-        assert_eq!(of(&assumed, &desired), [(ip("10.96.0.0"), 16)]);
-        assumed.assume_nothing();
-        assert_eq!(of(&assumed, &desired), []);
+        assert_eq!((parts.service_cidrs(&desired).len(), parts.left_out(&desired).len()), (3, 0));
+        let network = |addr| Network { prefix: (ip(addr), 24), on_link: true, link: "eth1".into() };
+        parts.here.networks = vec![network("10.96.7.0"), network("10.98.3.0")];
+        parts.spare(vec![ip("10.97.0.1")]);
+        assert_eq!(parts.service_cidrs(&desired), BTreeSet::new());
+        let told: Vec<_> = parts.left_out(&desired).into_values().flatten().collect();
+        let fields: Vec<_> = told.iter().map(Problem::place).collect();
+        assert_eq!(
+            fields,
+            ["Config: serviceCIDRs", "ServiceCIDR more: spec.cidrs", "ServiceCIDR more: spec.cidrs"]
+        );
+        assert!(told[0].what.contains("10.96.7.0/24 is on the link eth1"), "{told:?}");
+        assert!(told[1].what.contains("10.97.0.1") && told[2].what.contains("10.98.3.0/24"), "{told:?}");
     }
 
     #[test]

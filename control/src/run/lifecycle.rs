@@ -128,7 +128,7 @@ impl<S: Steering> Lifecycle<S> {
                     self.take(event, &mut events).await?;
                 }
                 here = changed(&mut self.here) => {
-                    self.state.surround(here);
+                    self.frontends_moved |= self.state.surround(here);
                     self.publish_in_turn().await?;
                 }
                 reread = reread(&mut self.reloads) => {

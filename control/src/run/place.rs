@@ -20,7 +20,7 @@ pub fn region_dir(place: &FlowPlace) -> Option<PathBuf> {
             if found.is_none() {
                 tracing::warn!(
                     tried = ?CANDIDATES,
-                    "no tmpfs found: flows live in this process only and end with it; \
+                    "no tmpfs found: flows live in this process only and end with it; the start goes on; \
                      mount one and name it with --flow-file"
                 );
             }

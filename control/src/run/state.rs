@@ -18,6 +18,7 @@ use crate::model::{Node, Problem};
 use crate::node::{LocalFrontends, Surroundings, reserved_ports};
 use crate::run::fabric::Parts;
 use crate::run::kept::Kept;
+use crate::run::news::News;
 use crate::run::troubles::{ByObject, Troubles};
 use crate::source::{Event, Kind};
 
@@ -39,8 +40,11 @@ pub struct State {
     waits: ByObject,
     /// What is wrong with the configuration file since it was last good.
     misconfigured: ByObject,
+    /// Addresses and ranges that are not to lead here, because somebody else is there.
+    left_out: ByObject,
     world: Option<Arc<World>>,
     troubles: Troubles,
+    news: News,
     health: HealthPorts,
     retired: usize,
     connected: bool,
@@ -57,9 +61,8 @@ impl State {
     pub fn new(config: &Config, plane: Plane) -> Self {
         let mut compiler = Compiler::new(config.fabric()).counting(Arc::clone(plane.loads()));
         compiler.set_rules(config.rules.clone());
-        let mut desired = Desired::new(&config.node_name);
-        // Until the source says what the Node is like; one that has none never does.
-        desired.apply(Event::Node(Box::new(Node { name: config.node_name.clone(), ..config.node.clone() })));
+        // What the source says of the Node comes on top; one that has none never does.
+        let desired = Desired::on(Node { name: config.node_name.clone(), ..config.node.clone() });
         let mut state = Self {
             device: config.device.clone(),
             node: config.node_name.clone(),
@@ -72,8 +75,10 @@ impl State {
             kept: Kept::default(),
             waits: ByObject::new(),
             misconfigured: ByObject::new(),
+            left_out: ByObject::new(),
             world: None,
             troubles: Troubles::default(),
+            news: News::default(),
             health: HealthPorts::default(),
             retired: 0,
             connected: false,
@@ -124,15 +129,24 @@ impl State {
             problem.map(|problem| (problem.object.clone(), vec![problem])).into_iter().collect();
     }
 
-    /// This host is now so.
-    pub fn surround(&mut self, here: Surroundings) {
+    /// This host is now so. True when other Service CIDRs are to be routed for it.
+    pub fn surround(&mut self, here: Surroundings) -> bool {
+        let before = self.service_cidrs();
         self.parts.surround(here);
+        self.weave();
+        self.service_cidrs() != before
+    }
+
+    /// The source is reached at these addresses.
+    pub fn spare(&mut self, servers: Vec<IpAddr>) {
+        self.parts.spare(servers);
         self.weave();
     }
 
     /// Brings the fabric up to date with everything it is made of.
     fn weave(&mut self) {
         self.compiler.set_fabric(self.parts.fabric(&self.desired));
+        self.left_out = self.parts.left_out(&self.desired);
         let waits = self.parts.waits_for(self.desired.node()).filter(|_| self.world.is_none());
         self.waits = waits.into_iter().map(|problem| (problem.object.clone(), vec![problem])).collect();
     }
@@ -186,10 +200,10 @@ impl State {
     /// Looks for frontends that are gone while flows of theirs are open: these are still led here. True if that has
     /// changed; then the fabric has, too.
     pub fn keep_open(&mut self) -> bool {
-        let local = self.local_frontends();
-        let Self { kept, plane, compiler, .. } = self;
+        let (local, addresses) = (self.local_frontends(), self.frontends());
+        let Self { kept, plane, .. } = self;
         let flows = |each: &mut dyn FnMut(Tuple<IpAddr>)| plane.flows(&mut |row| each(row.forward));
-        if !kept.look(compiler.frontends(), &local, flows) {
+        if !kept.look(&addresses, &local, flows) {
             return false;
         }
         self.parts.keep(self.kept.addresses());
@@ -203,10 +217,11 @@ impl State {
         !self.kept.frontends().is_empty()
     }
 
-    /// Every address some Service is to be reached at, for routes.
+    /// Every address some Service is to be reached at, for routes: but where the source itself is reached.
     #[must_use]
-    pub fn frontends(&self) -> &BTreeSet<IpAddr> {
-        self.compiler.frontends()
+    pub fn frontends(&self) -> BTreeSet<IpAddr> {
+        let all = self.compiler.frontends().iter().copied();
+        all.filter(|addr| !self.parts.is_spared(*addr)).collect()
     }
 
     /// What is served at addresses of this host: node ports, and frontends whose address it has itself.
@@ -238,10 +253,16 @@ impl State {
     /// The objects make no valid snapshot: the last one goes on.
     pub fn publish(&mut self) -> Result<bool, BuildError> {
         let Self { plane, compiler, desired, .. } = self;
+        let touched = desired.dirty().clone();
         let Some(world) = compiler.compile(desired, &mut || plane.advance_purge_epoch())? else {
             return Ok(false);
         };
         self.plane.publish(Arc::clone(&world));
+        if let World::Ready(world) = &*world
+            && let Some(news) = self.news.of(&touched, |key| self.compiler.ports_of(key, world).collect())
+        {
+            tracing::info!(generation = world.generation(), "service ports: {news}");
+        }
         self.world = Some(world);
         self.collect();
         Ok(true)
@@ -256,7 +277,10 @@ impl State {
     /// Tells the log what is newly wrong, and what is no longer.
     pub fn tell_troubles(&mut self) {
         let (waits, health) = (&self.waits, self.health.problems());
-        let parts = [self.desired.problems(), self.compiler.problems(), waits, health, &self.misconfigured];
+        let spared = self.parts.spared(&self.desired, self.compiler.frontends());
+        let (config, left_out) = (&self.misconfigured, &self.left_out);
+        let objects = [self.desired.problems(), self.compiler.problems()];
+        let parts = objects.into_iter().chain([waits, health, config, left_out, &spared]);
         self.troubles.update(parts).log();
     }
 

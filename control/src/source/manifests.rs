@@ -7,6 +7,7 @@ mod directory;
 mod documents;
 mod files;
 mod objects;
+mod unknown;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -41,13 +42,14 @@ const LONGEST_SETTLE: Duration = Duration::from_secs(2);
 /// How often to look without being told, when being told does not work.
 const UNWATCHED_RESCAN: Duration = Duration::from_secs(1);
 
-/// Everything in a directory of manifests as it is now, its objects taken as an API server would hold them: with its
-/// defaults, without its validation.
+/// Everything in a directory of manifests as it is now, read as [`Manifests`] reads it.
 ///
 /// # Errors
 /// The directory cannot be read.
 pub fn read_once(directory: &Path, node_name: &str) -> io::Result<Vec<Event>> {
-    let view = Directory::held_by_a_server(directory, node_name)?;
+    let mut directory = Directory::new(directory.to_owned(), node_name.to_owned());
+    directory.scan()?;
+    let view = directory.view();
     let mut events: Vec<Event> = KINDS.map(Event::Restart).into();
     events.extend(view.objects(&KINDS));
     events.extend(KINDS.map(Event::Done));

@@ -61,6 +61,16 @@ pub enum ApiError {
         /// What to do when the configuration came from the cluster itself.
         in_cluster_hint: &'static str,
     },
+    /// The server is the Service this pod was told of: tunway would need itself to reach it.
+    #[error(
+        "the API server {server} is the cluster's own Service `kubernetes`, and would only be reachable through tunway itself: name a control-plane node's own address as its server{in_cluster_hint}"
+    )]
+    ServerIsService {
+        /// The server's URL.
+        server: String,
+        /// What to do when the configuration came from the cluster itself.
+        in_cluster_hint: &'static str,
+    },
     /// Certificates, tokens or the URL cannot be used.
     #[error("no client for the API server {server}: {source}")]
     Client {
@@ -83,6 +93,7 @@ impl ApiError {
                 "name one with --kubeconfig FILE, take Services from --manifests DIR, or run in a pod with a \
                  service account"
             }
+            Self::ServerIsService { .. } => "name a control-plane node's own address there",
             Self::ServerInServiceCidr { .. } => {
                 "change it there, or --service-cidr if that is no Service CIDR of this cluster"
             }
@@ -105,11 +116,18 @@ const IN_CLUSTER_HINT: &str =
     " (in the cluster: set KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT to it)";
 
 /// A client and its server's URL. Nothing is asked of the server yet.
-pub(super) async fn client(config: &ClientConfig, board: Board) -> Result<(kube::Client, String), ApiError> {
+pub(super) async fn client(
+    config: &ClientConfig,
+    board: Board,
+) -> Result<(kube::Client, String, Vec<IpAddr>), ApiError> {
     let (mut kube, hint) = kube_config(config).await?;
     let server = kube.cluster_url.to_string().trim_end_matches('/').to_owned();
-    if let Some((addr, (network, prefix))) = behind_a_service(&kube, &config.service_cidrs).await {
+    let addresses = addresses(&kube).await;
+    if let Some((addr, (network, prefix))) = behind_a_service(&addresses, &config.service_cidrs) {
         return Err(ApiError::ServerInServiceCidr { server, addr, network, prefix, in_cluster_hint: hint });
+    }
+    if addresses.iter().any(|addr| Some(*addr) == kubernetes_service()) {
+        return Err(ApiError::ServerIsService { server, in_cluster_hint: hint });
     }
     // A proxy of the environment is for people's programs; a node talks to its API server directly. One that the
     // kubeconfig itself asks for stays, and is refused by name.
@@ -126,7 +144,7 @@ pub(super) async fn client(config: &ClientConfig, board: Board) -> Result<(kube:
     let builder = ClientBuilder::try_from(kube);
     let builder =
         builder.map_err(|source| ApiError::Client { server: server.clone(), source: Box::new(source) })?;
-    Ok((builder.with_layer(&Witness(board)).build(), server))
+    Ok((builder.with_layer(&Witness(board)).build(), server, addresses))
 }
 
 async fn kube_config(config: &ClientConfig) -> Result<(kube::Config, &'static str), ApiError> {
@@ -144,21 +162,29 @@ async fn kube_config(config: &ClientConfig) -> Result<(kube::Config, &'static st
     }
 }
 
-/// The first of the server's addresses that is in a Service CIDR. A name that does not resolve now is not judged:
-/// the resolver may be behind a Service we do not serve yet.
-async fn behind_a_service(config: &kube::Config, cidrs: &[(IpAddr, u8)]) -> Option<(IpAddr, (IpAddr, u8))> {
+/// The server's addresses. A name that does not resolve now has none and is not judged: the resolver may be behind a
+/// Service we do not serve yet.
+async fn addresses(config: &kube::Config) -> Vec<IpAddr> {
     let url = &config.cluster_url;
-    let host = url.host()?.trim_start_matches('[').trim_end_matches(']');
-    let addresses = match ip::parse(host) {
-        Some(addr) => vec![addr],
-        None => {
-            let lookup = tokio::time::timeout(
-                CONNECT_TIMEOUT,
-                tokio::net::lookup_host((host, url.port_u16().unwrap_or(443))),
-            );
-            lookup.await.ok()?.ok()?.map(|addr| addr.ip().to_canonical()).collect()
-        }
-    };
+    let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    if let Some(addr) = ip::parse(host) {
+        return vec![addr];
+    }
+    let lookup = tokio::net::lookup_host((host, url.port_u16().unwrap_or(443)));
+    match tokio::time::timeout(CONNECT_TIMEOUT, lookup).await {
+        Ok(Ok(found)) => found.map(|addr| addr.ip().to_canonical()).collect(),
+        Ok(Err(_)) | Err(_) => Vec::new(),
+    }
+}
+
+/// The ClusterIP of the Service `kubernetes` as the kubelet tells every pod. Where `KUBERNETES_SERVICE_HOST` was set to
+/// a node's address, as it has to be here, this variable still says the Service's.
+fn kubernetes_service() -> Option<IpAddr> {
+    std::env::var("KUBERNETES_PORT_443_TCP_ADDR").ok().and_then(|addr| ip::parse(&addr))
+}
+
+/// The first of the server's addresses that is in a Service CIDR.
+fn behind_a_service(addresses: &[IpAddr], cidrs: &[(IpAddr, u8)]) -> Option<(IpAddr, (IpAddr, u8))> {
     addresses.iter().find_map(|addr| {
         let cidr = cidrs.iter().find(|cidr| ip::contains(**cidr, *addr))?;
         Some((*addr, *cidr))

@@ -64,7 +64,7 @@ pub(crate) fn usage() {
     let dir = site.manifests().to_string_lossy().into_owned();
     for (flags, word) in [
         (vec!["--no-such-flag"], "--no-such-flag"),
-        (vec!["--manifests", &dir], "snatAddresses"),
+        (vec!["--manifests", &dir, "--return-path", "masquerade"], "snatAddresses"),
         (vec!["--manifests", &dir, "--snat-address", SNAT[0], "--workers", "99"], "workers"),
         (vec!["--manifests", &dir, "--snat-address", SNAT[0], "--return-path", "sideways"], "return-path"),
         (

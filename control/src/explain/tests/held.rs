@@ -1,4 +1,4 @@
-//! Objects as a server may hold them, without what its validation and defaulting would do; and hosts at odd addresses.
+//! Objects with what an API server would have filled in or refused; and hosts at odd addresses.
 
 use super::*;
 use serde_json::{Value, json};
@@ -50,21 +50,21 @@ fn only_named_service_cidrs_are_dropped_and_bar_endpoints() {
 }
 
 #[test]
-fn legacy_endpoints_are_not_looked_at() {
+fn legacy_endpoints_count_where_there_are_no_slices() {
     let legacy = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "web", "namespace": "ns1"},
-        "subsets": [{"notReadyAddresses": [{"ip": "10.180.0.1"}], "ports": [{"port": 8080}]}]});
+        "subsets": [{"addresses": [{"ip": "10.180.0.9"}], "ports": [{"port": 8080}]}]});
     let last = json!({"addresses": ["10.180.0.1"],
         "conditions": {"ready": false, "serving": true, "terminating": true}});
-    assert_eq!(verdict(&world("", &[plain(), slice(last), legacy.clone()]), POD, VIP), Verdict::Dnat);
-    assert_eq!(verdict(&world("", &[plain(), legacy]), POD, VIP), Verdict::Reject);
+    let both = ask(&world("", &[plain(), slice(last), legacy.clone()]), POD, VIP, "tcp");
+    assert_eq!(both.endpoints, ["10.180.0.1:8080".parse().unwrap()]);
+    assert_eq!(verdict(&world("", &[plain(), legacy]), POD, VIP), Verdict::Dnat);
 }
 
 #[test]
 fn what_is_wrong_with_the_manifest_is_told_with_its_place() {
-    let mut open = plain();
-    open["spec"]["type"] = json!("LoadBalancer");
-    open["spec"]["loadBalancerSourceRanges"] = json!(["nonsense"]);
-    let said = ask(&world("", &[open]), POD, VIP, "tcp");
+    let mut odd = plain();
+    odd["metadata"]["annotations"] = json!({"tunway.dev/balancing": "fairly"});
+    let said = ask(&world("", &[odd]), POD, VIP, "tcp");
     let told = said.steps.iter().find(|step| step.what.starts_with("reported: ")).expect("it is told");
     assert!(told.object.starts_with("cluster.json") && told.object.ends_with("Service ns1/web"), "{told:?}");
 }
@@ -87,12 +87,11 @@ fn a_pick_that_hangs_on_the_flow_alone_is_named() {
     assert_eq!(
         picks(json!({}), POD),
         [
-            "Config loadBalancing: one of these is picked at random, each as likely as the others or by its weight"
+            " : one of these is picked at random, each as likely as the others or by its weight; that is the default"
         ]
     );
     let maglev = json!({"tunway.dev/balancing": "maglev", "tunway.dev/hash-by": "client"});
-    let named: std::collections::BTreeSet<_> =
-        (1..30).flat_map(|n| picks(maglev.clone(), &format!("10.9.0.{n}"))).collect();
+    let named: BTreeSet<_> = (1..30).flat_map(|n| picks(maglev.clone(), &format!("10.9.0.{n}"))).collect();
     assert_eq!(named.len(), 2, "{named:?}");
     let begins = "Service ns1/web metadata.annotations[tunway.dev/balancing]: one of these is picked by Maglev \
         hashing of the client's address: 10.180.0.";
@@ -111,20 +110,20 @@ fn link_local_addresses_are_not_ours() {
 }
 
 #[test]
-fn what_has_no_name_or_no_address_is_not_given_one() {
+fn what_an_api_server_fills_in_is_filled_in_and_what_it_refuses_is_not_served() {
     let endpoint = || json!({"addresses": ["10.180.0.1"]});
     let mut nameless = slice(endpoint());
     nameless["ports"] = json!([{"port": 8080}]);
-    assert_eq!(verdict(&world("", &[plain(), nameless]), POD, VIP), Verdict::Reject, "it joins nothing");
+    assert_eq!(verdict(&world("", &[plain(), nameless]), POD, VIP), Verdict::Dnat, "an empty name");
     let listed = service(json!({"clusterIPs": ["172.30.0.41"], "ports": [{"port": 80}]}));
-    assert_eq!(verdict(&world("", &[listed, slice(endpoint())]), POD, VIP), Verdict::Pass);
+    assert_eq!(verdict(&world("", &[listed, slice(endpoint())]), POD, VIP), Verdict::Dnat);
     let mut odd = plain();
     odd["metadata"]["name"] = json!("Web_1");
     let mut of_odd = slice(endpoint());
     of_odd["metadata"]["labels"]["kubernetes.io/service-name"] = json!("Web_1");
     assert_eq!(
         verdict(&world("", &[odd, of_odd]), POD, VIP),
-        Verdict::Dnat,
+        Verdict::Pass,
         "a server would not have taken the name"
     );
 }
@@ -139,7 +138,7 @@ fn node_port(endpoint: &str) -> Vec<Value> {
 #[test]
 fn the_loopback_address_is_this_host() {
     let said = ask(&world("", &node_port("10.180.0.1")), "127.0.0.1", "192.168.0.2:3001", "tcp");
-    assert_eq!((said.verdict, said.masquerade), (Verdict::Dnat, true));
+    assert_eq!((said.verdict, said.masquerade.any()), (Verdict::Dnat, true));
 }
 
 #[test]
@@ -154,13 +153,13 @@ fn a_host_address_among_the_pods_is_both() {
     let mut objects = node_port("10.180.0.1");
     objects.push(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}}));
     let by = |config: &str| world(config, &objects);
-    assert!(ask(&by(&config), "192.168.0.2", VIP, "tcp").masquerade, "not a pod's address");
+    assert!(ask(&by(&config), "192.168.0.2", VIP, "tcp").masquerade.any(), "not a pod's address");
     config = config.replace("010.180.0.7/16", "192.168.0.0/16");
     let inside = by(&config);
-    assert!(!ask(&inside, "192.168.0.2", VIP, "tcp").masquerade);
+    assert!(!ask(&inside, "192.168.0.2", VIP, "tcp").masquerade.any());
     let outside = ask(&inside, "192.168.0.2", "192.168.0.2:3001", "tcp");
     assert_eq!(
-        (outside.verdict, outside.masquerade),
+        (outside.verdict, outside.masquerade.any()),
         (Verdict::Dnat, false),
         "a pod's short cut comes first"
     );
@@ -172,7 +171,7 @@ fn an_endpoint_that_is_this_host_is_told_of_beside_what_the_rules_ask() {
         json!({"type": "NodePort", "clusterIP": "172.30.0.41", "ports": [{"port": 80, "nodePort": 3001}]});
     let world = world("", &[service(spec), slice(json!({"addresses": ["192.168.0.2"], "nodeName": "n1"}))]);
     let said = ask(&world, OUTSIDE, "192.168.0.2:3001", "tcp");
-    assert!(said.masquerade);
+    assert!(said.masquerade.any());
     assert!(
         said.steps.iter().any(|step| step.what.contains("192.168.0.2:8080") && step.what.contains("keeps")),
         "{said:#?}"

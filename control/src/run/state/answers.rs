@@ -28,8 +28,8 @@ impl State {
     }
 
     fn explain(&self, question: &Question) -> Option<Explanation> {
-        let Self { desired, compiler, detect, .. } = self;
-        let ground = Ground { world: self.snapshot()?, desired, compiler, detect };
+        let Self { desired, compiler, detect, parts, .. } = self;
+        let ground = Ground { world: self.snapshot()?, desired, compiler, detect, hosts: parts.addresses() };
         let mut explanation = explain(&ground, question);
         if let Some(asked) = question.tuple().filter(|tuple| tuple.sport != 0) {
             self.plane.flows(&mut |row| {

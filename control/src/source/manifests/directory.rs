@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::documents;
 use super::files::{self, Content};
@@ -79,16 +79,8 @@ impl View {
 impl Directory {
     /// Nothing seen yet.
     pub(super) fn new(path: PathBuf, node_name: String) -> Self {
-        let reader = Reader { node_name, as_held: false };
+        let reader = Reader { node_name };
         Self { path, reader, files: BTreeMap::new(), fingerprint: None }
-    }
-
-    /// The directory as it is now, its objects taken as an API server would hold them.
-    pub(super) fn held_by_a_server(path: &Path, node_name: &str) -> io::Result<View> {
-        let mut directory = Self::new(path.to_owned(), node_name.to_owned());
-        directory.reader.as_held = true;
-        directory.scan()?;
-        Ok(directory.view())
     }
 
     /// What [`files::fingerprint`] said of the state last read.

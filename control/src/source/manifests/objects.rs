@@ -1,14 +1,16 @@
 //! From a document to the objects in it: Services, EndpointSlices, Endpoints, ServiceCIDRs, our Node, and lists of them.
 //!
 //! No API server stands in front of a directory, so what it would have filled in is filled in here, and what it
-//! would have refused is refused here; unless the directory is said to be what a server holds ([`Reader::as_held`]).
+//! would have refused is refused here.
 
 use serde_json::Value;
 
 use super::documents::Document;
+use super::unknown;
 use crate::model::decode::{Flaw, explain_path};
 use crate::model::object::{self as api, Decode};
 use crate::model::{self, Node, ObjectKey, Problem, Reading, Service, ServiceCidr, Slice, ip};
+use crate::nearest::nearest;
 
 /// A kind we read. `Endpoints` and `EndpointSlice` are different objects even when they say the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,8 +68,6 @@ const MAX_LIST_DEPTH: usize = 4;
 pub(super) struct Reader {
     /// Only the Node of this name is ours.
     pub(super) node_name: String,
-    /// An API server holds these objects: what it should have refused is read as far as it goes, as a proxy would.
-    pub(super) as_held: bool,
 }
 
 /// Everything in a document of this file.
@@ -162,7 +162,7 @@ fn object(place: &str, value: &Value, version: &str, kind: &str, reader: &Reader
         return bad(place, None, "apiVersion", what, format!("write apiVersion: {wanted}"));
     }
     for (field, text, optional) in [("metadata.name", name, false), ("metadata.namespace", namespace, true)] {
-        let named = if reader.as_held { !text.is_empty() } else { is_name(text) };
+        let named = is_name(text);
         if !(optional && text.is_empty() || named) {
             let what = format!("{text:?} is no Kubernetes name; the object is not applied");
             return bad(place, None, field, what, "use lower-case letters, digits, '-' and '.'");
@@ -172,10 +172,8 @@ fn object(place: &str, value: &Value, version: &str, kind: &str, reader: &Reader
     let key = ObjectKey { namespace: namespace.to_owned(), name: name.to_owned() };
     let identity = Identity { kind: known, key };
     let reading = match known {
-        Known::Service => decoded(value, |service| read_service(service, reader.as_held)),
-        Known::EndpointSlice => decoded(value, |slice| read_slice(slice, reader.as_held)),
-        // A server's controllers have made slices of them.
-        Known::Endpoints if reader.as_held => Ok(Reading::nothing()),
+        Known::Service => decoded(value, read_service),
+        Known::EndpointSlice => decoded(value, read_slice),
         Known::Endpoints => decoded(value, read_endpoints),
         // Of other Nodes nothing is used, so nothing of them can be wrong.
         Known::Node if name != reader.node_name => Ok(Reading::nothing()),
@@ -184,13 +182,14 @@ fn object(place: &str, value: &Value, version: &str, kind: &str, reader: &Reader
     };
     match reading {
         Ok(reading) => {
-            let problems = reading
+            let mut problems: Vec<_> = reading
                 .problems
                 .into_iter()
                 .map(|problem| Problem { object: place.clone(), ..problem })
                 .collect();
+            problems.extend(unknown::problems(&place, known, value));
             let outcome = match reading.value {
-                _ if reading.invalid && !reader.as_held => Outcome::Bad(Some(identity)),
+                _ if reading.invalid => Outcome::Bad(Some(identity)),
                 None => Outcome::Good(identity, Object::Nothing),
                 Some(object) => Outcome::Good(identity, object),
             };
@@ -210,11 +209,11 @@ fn decoded<T: Decode>(
     T::decode(value).map(read)
 }
 
-fn read_service(mut service: api::Service, as_held: bool) -> Reading<Object> {
+fn read_service(mut service: api::Service) -> Reading<Object> {
     if !model::service::is_ours(&service.metadata) {
         return Reading::nothing();
     }
-    fill_in_service(&mut service, as_held);
+    fill_in_service(&mut service);
     let mut reading = model::service::read(&service).map(|service| Object::Service(Box::new(service)));
     if model::service::lacks_cluster_ip(&service) {
         reading.problems.push(Problem {
@@ -227,12 +226,12 @@ fn read_service(mut service: api::Service, as_held: bool) -> Reading<Object> {
     reading
 }
 
-fn read_slice(mut slice: api::EndpointSlice, as_held: bool) -> Reading<Object> {
+fn read_slice(mut slice: api::EndpointSlice) -> Reading<Object> {
     if !model::endpoints::is_ours(&slice.metadata) {
         return Reading::nothing();
     }
-    // An API server gives every port a name; one it holds without has none.
-    for port in slice.ports.iter_mut().filter(|_| !as_held) {
+    // An API server gives every port a name.
+    for port in &mut slice.ports {
         port.name.get_or_insert_default();
     }
     model::endpoints::read(&slice).map(|slice| Object::Slices(vec![slice]))
@@ -253,15 +252,15 @@ fn read_service_cidr(object: api::ServiceCIDR) -> Reading<Object> {
     model::cidr::read(&object).map(Object::ServiceCidr)
 }
 
-/// `clusterIP`, `clusterIPs` and `ipFamilies` follow from each other. A Service held without a `clusterIP` has none.
-fn fill_in_service(service: &mut api::Service, as_held: bool) {
+/// `clusterIP`, `clusterIPs` and `ipFamilies` follow from each other.
+fn fill_in_service(service: &mut api::Service) {
     let Some(spec) = service.spec.as_mut() else { return };
     let alone = spec.cluster_ip.clone().filter(|ip| !ip.is_empty());
     let list = spec.cluster_ips.get_or_insert_default();
     match (&alone, list.first()) {
         (Some(alone), None) => list.push(alone.clone()),
-        (None, Some(first)) if !as_held => spec.cluster_ip = Some(first.clone()),
-        (Some(_), Some(_)) | (None, Some(_) | None) => {}
+        (None, Some(first)) => spec.cluster_ip = Some(first.clone()),
+        (Some(_), Some(_)) | (None, None) => {}
     }
     let families = spec.ip_families.get_or_insert_default();
     if families.is_empty() {
@@ -274,11 +273,25 @@ fn fill_in_service(service: &mut api::Service, as_held: bool) {
 
 fn skipped(place: &str, version: &str, kind: &str) -> Item {
     let version = if version.is_empty() { "no apiVersion" } else { version };
-    let note = format!(
-        "{place}: {kind} ({version}) is not read; Service, EndpointSlice, Endpoints, ServiceCIDR and Node are"
-    );
-    Item { place: place.to_owned(), outcome: Outcome::Skipped(note), problems: Vec::new() }
+    let what = format!("{kind} ({version}) is not read");
+    let note = format!("{place}: {what}; Service, EndpointSlice, Endpoints, ServiceCIDR and Node are");
+    let problem = |meant: &str| Problem {
+        object: place.to_owned(),
+        field: "kind".to_owned(),
+        what: format!("{what}; the object is not applied"),
+        remedy: format!("did you mean `{meant}`?"),
+    };
+    // Other kinds stand beside Services in many files: only a misspelled one is wrong.
+    let meant = nearest(kind, KINDS).filter(|meant| *meant != kind);
+    Item {
+        place: place.to_owned(),
+        outcome: Outcome::Skipped(note),
+        problems: meant.map(problem).into_iter().collect(),
+    }
 }
+
+/// The kinds that are read.
+const KINDS: [&str; 5] = ["Service", "EndpointSlice", "Endpoints", "ServiceCIDR", "Node"];
 
 fn bad(
     place: String,

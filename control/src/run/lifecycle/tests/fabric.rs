@@ -8,6 +8,7 @@ use dataplane::service::ReturnPath;
 use super::*;
 use crate::config::detect::DetectLocal;
 use crate::model::{Node, ServiceCidr};
+use crate::node::Network;
 
 const POD: [u8; 4] = [10, 244, 1, 9];
 const ENDPOINT: [u8; 4] = [10, 244, 1, 7];
@@ -22,7 +23,7 @@ fn connmark(detect: DetectLocal) -> impl FnOnce(&mut Config) {
 
 fn hosts(addrs: &[&str]) -> Surroundings {
     let hosts = addrs.iter().map(|addr| addr.parse().unwrap()).collect();
-    Surroundings { hosts, routes: Vec::new() }
+    Surroundings { hosts, ..Surroundings::default() }
 }
 
 fn node(cidrs: &[&str]) -> Event {
@@ -118,8 +119,8 @@ fn service_cidrs_come_and_go_with_their_routes() {
             let cidrs = outside.host.0.borrow().cidrs.clone();
             cidrs.iter().map(|(addr, len)| format!("{addr}/{len}")).collect::<Vec<_>>()
         };
-        let configured = ["10.96.0.0/12"];
-        assert_eq!(routed(), configured, "nothing says otherwise");
+        let configured: [&str; 0] = [];
+        assert_eq!(routed(), configured, "nobody names one");
         let extra = |name: &str| {
             Event::ServiceCidr(ServiceCidr {
                 name: name.into(),
@@ -132,13 +133,37 @@ fn service_cidrs_come_and_go_with_their_routes() {
         outside.send(Event::ServiceCidrGone("a".into())).await;
         tokio::time::sleep(PUBLISH_INTERVAL * 2).await;
         assert_eq!(outside.status().await.generation, first + 1, "the other one still names it");
-        assert_eq!(routed(), ["10.200.0.0/16"], "instead of the assumed one");
+        assert_eq!(routed(), ["10.200.0.0/16"], "it is routed");
         outside.send(Event::ServiceCidrGone("b".into())).await;
         outside.until(|status| status.generation == first + 2).await;
         let deadline = Instant::now() + Duration::from_secs(10);
         while routed() != configured {
             assert!(Instant::now() < deadline, "still {:?}", routed());
             tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    ended.unwrap();
+}
+
+#[test]
+fn a_service_cidr_with_neighbours_in_it_is_left_out_and_told_until_they_go() {
+    let cidr = |config: &mut Config| config.service_cidrs = vec![("10.96.0.0".parse().unwrap(), 12)];
+    let (ended, _) = play_as(cidr, async |outside| {
+        outside.list(vec![]).await;
+        outside.until(|status| status.ready).await;
+        let routed = || outside.host.0.borrow().cidrs.len();
+        assert_eq!(routed(), 1);
+        let prefix = ("10.100.0.0".parse().unwrap(), 24);
+        let neighbours = Network { prefix, on_link: true, link: "eth1".into() };
+        for (networks, left) in [(vec![neighbours], 0), (vec![], 1)] {
+            outside.here.send_replace(Surroundings { networks, ..Surroundings::default() });
+            let told = outside.until_services(|services| services.problems.len() == 1 - left).await;
+            assert!(told.problems.iter().all(|problem| problem.what.contains("eth1")), "{told:?}");
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while routed() != left {
+                assert!(Instant::now() < deadline, "still {}", routed());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
         }
     });
     ended.unwrap();

@@ -3,7 +3,7 @@ use super::*;
 
 fn read(yaml: &str) -> Vec<Item> {
     let documents = documents::read("web.yaml", yaml.as_bytes()).unwrap();
-    documents.into_iter().flat_map(|document| items("web.yaml", document, &reader(false))).collect()
+    documents.into_iter().flat_map(|document| items("web.yaml", document, &reader())).collect()
 }
 
 fn one(yaml: &str) -> Item {
@@ -36,28 +36,8 @@ fn service(spec: &str) -> String {
     format!("{SERVICE}spec: {spec}\n")
 }
 
-fn reader(as_held: bool) -> Reader {
-    Reader { node_name: "n1".into(), as_held }
-}
-
-/// What a server holds is read as far as it goes; what nobody refused is not applied.
-#[test]
-fn a_server_s_objects_are_taken_at_their_word() {
-    let text = r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
-        "spec": {"clusterIP": "10.96.0.1", "internalTrafficPolicy": "Odd", "ports": [{"port": 80, "nodePort": 70000}]}}"#;
-    let read = |as_held| {
-        let documents = documents::read("web.json", text.as_bytes()).unwrap();
-        documents
-            .into_iter()
-            .flat_map(|document| items("web.json", document, &reader(as_held)))
-            .collect::<Vec<_>>()
-    };
-    let refused = read(false);
-    assert!(matches!(refused[0].outcome, Outcome::Bad(Some(_))), "{refused:?}");
-    let held = read(true);
-    let Outcome::Good(_, Object::Service(service)) = &held[0].outcome else { panic!("{held:?}") };
-    assert_eq!((service.ports[0].port, service.ports[0].node_port), (80, None));
-    assert_eq!(held[0].problems, refused[0].problems, "both are told");
+fn reader() -> Reader {
+    Reader { node_name: "n1".into() }
 }
 
 #[test]
@@ -91,11 +71,7 @@ fn what_an_api_server_would_fill_in_is_filled_in() {
 
 #[test]
 fn a_service_without_an_address_is_reported_and_not_served() {
-    for spec in [
-        "{ports: [{port: 80}]}",
-        "{clusterIP: '', type: NodePort, ports: [{port: 80}]}",
-        "{clusterIp: 10.96.0.10}",
-    ] {
+    for spec in ["{ports: [{port: 80}]}", "{clusterIP: '', type: NodePort, ports: [{port: 80}]}"] {
         let item = one(&service(spec));
         assert_eq!(object(&item), &Object::Nothing);
         assert_eq!(item.problems.len(), 1);
@@ -240,7 +216,7 @@ proptest::proptest! {
         let name = if json { "a.json" } else { "a.yaml" };
         let documents = documents::read(name, parts.concat().as_bytes()).unwrap();
         for document in documents {
-            for item in items(name, document, &reader(false)) {
+            for item in items(name, document, &reader()) {
                 let told = item.problems.iter().all(|problem| problem.object == item.place && !problem.remedy.is_empty());
                 proptest::prop_assert!(told, "{item:?}");
                 let silent = item.problems.is_empty();
@@ -317,4 +293,24 @@ fn another_node_may_be_anything() {
         refused("apiVersion: v1\nkind: Node\nmetadata: {name: n1}\nspec: {podCIDRs: 5}\n").1,
         "spec.podCIDRs"
     );
+}
+
+#[test]
+fn a_misspelled_kind_and_an_unknown_field_are_told_with_what_is_meant() {
+    let item = one("apiVersion: v1\nkind: Servce\nmetadata: {name: web}\n");
+    assert!(matches!(item.outcome, Outcome::Skipped(_)), "{item:?}");
+    assert_eq!(
+        (item.problems[0].field.as_str(), item.problems[0].remedy.as_str()),
+        ("kind", "did you mean `Service`?")
+    );
+    for other in ["Deployment", "ConfigMap", "ServiceAccount", "Ingress", "Namespace", "Pod"] {
+        assert_eq!(one(&format!("apiVersion: v1\nkind: {other}\nmetadata: {{name: web}}\n")).problems, []);
+    }
+    let item = one(&service("{clusterIP: 10.96.0.10, sessionAfinity: ClientIP, ports: [{port: 80}]}"));
+    assert!(matches!(object(&item), Object::Service(_)), "it is served all the same");
+    assert_eq!(item.problems.len(), 1);
+    let problem = &item.problems[0];
+    assert_eq!(problem.object, "web.yaml, document 1: Service default/web");
+    assert_eq!(problem.field, "spec.sessionAfinity");
+    assert_eq!(problem.remedy, "did you mean `sessionAffinity`?");
 }
