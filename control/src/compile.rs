@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use dataplane::flow::Loads;
 use dataplane::ids::ServiceId;
+use dataplane::packet::tuple::Family;
 use dataplane::service::{BuildError, Fabric, HashBy, Prefixes, Snapshot, SnapshotBuilder, SvcPort, World};
 
 pub use self::account::{Account, Candidate, Outcome};
@@ -135,9 +136,13 @@ impl Compiler {
         if self.fabric.as_ref().is_ok_and(|known| *known.fabric() == fabric) {
             return;
         }
+        let families =
+            |of: &Fabric| of.node_addresses.iter().map(|addr| Family::of(*addr)).collect::<BTreeSet<_>>();
         let snat = |known: &Snapshot| {
             let known = known.fabric();
-            known.snat != fabric.snat || known.return_path != fabric.return_path
+            known.snat != fabric.snat
+                || known.return_path != fabric.return_path
+                || families(known) != families(&fabric)
         };
         // What may be a frontend or an endpoint at all hangs on these.
         self.start_over |= self.fabric.as_ref().is_ok_and(snat);

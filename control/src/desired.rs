@@ -25,6 +25,8 @@ pub struct Desired {
     service_list: List<Service>,
     slice_list: List<Slice>,
     service_cidrs: Cidrs,
+    /// The source said what it knows of our Node.
+    knows_node: bool,
     dirty: BTreeSet<ObjectKey>,
     /// Became ready since the last `take_dirty`: there is something to publish even without Services.
     newly_ready: bool,
@@ -68,7 +70,8 @@ impl Desired {
             Event::Restart(Kind::Slice) => self.slice_list.buffer = Some(BTreeMap::new()),
             Event::Restart(Kind::ServiceCidr) => self.service_cidrs.restart(),
             // There is one Node at most, and its absence is not news: it keeps what it last said.
-            Event::Restart(Kind::Node) | Event::Done(Kind::Node) => {}
+            Event::Restart(Kind::Node) => {}
+            Event::Done(Kind::Node) => self.node_listed(),
             Event::Service(service) => {
                 let key = service.key.clone();
                 match &mut self.service_list.buffer {
@@ -157,6 +160,12 @@ impl Desired {
         &self.node
     }
 
+    /// What is not known of our Node the source does not know either.
+    #[must_use]
+    pub fn knows_node(&self) -> bool {
+        self.knows_node
+    }
+
     /// Every CIDR of every ServiceCIDR: address and prefix length. None when the source has no such objects.
     #[must_use]
     pub fn service_cidrs(&self) -> BTreeSet<(IpAddr, u8)> {
@@ -239,6 +248,18 @@ impl Desired {
             self.dirty.extend(closed.map(|(key, _)| key.clone()));
         }
         self.node = node;
+    }
+
+    /// From now on it can be told where node ports are missing.
+    fn node_listed(&mut self) {
+        if !std::mem::replace(&mut self.knows_node, true) {
+            let outside = |service: &Service| {
+                service.health_check_port.is_some()
+                    || service.ports.iter().any(|port| port.node_port.is_some())
+            };
+            let outside = self.services.values().filter(|service| outside(service));
+            self.dirty.extend(outside.map(|service| service.key.clone()));
+        }
     }
 
     /// A Service that is not there yet compiles to nothing, whatever its slices say.

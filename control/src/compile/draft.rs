@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use dataplane::packet::tuple::Family;
 use dataplane::service::{
-    Backend, Balancing, Frontend, FrontendKind, Prefixes, ReturnPath, Service as Compiled, Snapshot, Sticky,
+    Backend, Balancing, Fabric, Frontend, FrontendKind, Prefixes, ReturnPath, Service as Compiled, Snapshot,
+    Sticky,
 };
 
 use super::balance::Wish;
@@ -50,8 +51,12 @@ pub(super) fn frontend_refusal(
     kind: FrontendKind,
 ) -> Option<Refusal> {
     if kind == FrontendKind::NodePort {
-        let marked = fabric.fabric().return_path == ReturnPath::ConnMark;
-        return (!marked).then_some(Refusal::NoNodePorts);
+        let Fabric { return_path, node_addresses, .. } = fabric.fabric();
+        let taken = node_addresses.iter().any(|own| Family::of(*own) == Family::of(addr));
+        return match return_path {
+            ReturnPath::Masquerade => Some(Refusal::NoNodePorts),
+            ReturnPath::ConnMark => (!taken).then_some(Refusal::NoNodeAddress),
+        };
     }
     let refused = kind == FrontendKind::ExternalIp && !rules.external_ips.contains(addr);
     unusable(addr)
@@ -78,7 +83,7 @@ pub(super) fn draft(
     ids: &mut Ids,
 ) -> Draft {
     let mut draft =
-        Draft { problems: tell::of_service(service, ground.fabric, ground.rules), ..Draft::default() };
+        Draft { problems: tell::of_service(service, desired.knows_node(), ground), ..Draft::default() };
     draft.problems.extend(tell::hidden_health_check(service, ground.claims));
     let slices: Vec<_> = desired.slices(&service.key).map(|slice| Accepted::of(slice, ground)).collect();
     for accepted in &slices {

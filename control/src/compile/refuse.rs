@@ -32,6 +32,8 @@ pub(crate) enum Refusal {
     NotAllowed,
     /// A node port, and replies could not be told apart.
     NoNodePorts,
+    /// A node port, and no address of this host takes any in its family.
+    NoNodeAddress,
 }
 
 impl Refusal {
@@ -49,6 +51,7 @@ impl Refusal {
             Self::Snat => "is one of tunway's SNAT addresses",
             Self::NotAllowed => "is an external IP that the configuration does not allow",
             Self::NoNodePorts => "needs connection marks",
+            Self::NoNodeAddress => "is at no address of this host",
         }
     }
 
@@ -62,8 +65,8 @@ impl Refusal {
                 "name the addresses of the pods behind that Service, not the Service"
             }
             Self::Snat => "give the pod another address, or configure another snatAddress",
-            // Neither is ever an endpoint's.
-            Self::NotAllowed | Self::NoNodePorts => "name the addresses of pods",
+            // None is ever an endpoint's.
+            Self::NotAllowed | Self::NoNodePorts | Self::NoNodeAddress => "name the addresses of pods",
         }
     }
 
@@ -74,6 +77,9 @@ impl Refusal {
                 "add a CIDR with it to externalIPs.allow, if those who write Services are to be trusted with it"
             }
             Self::NoNodePorts => "use the ClusterIP, or run with returnPath: connmark",
+            Self::NoNodeAddress => {
+                "name a CIDR in nodePortAddresses that has an address of this host, or let the Node object have one"
+            }
             Self::Unspecified
             | Self::Loopback
             | Self::LinkLocal

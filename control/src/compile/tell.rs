@@ -3,15 +3,17 @@
 use std::collections::BTreeSet;
 
 use dataplane::packet::tuple::{Family, Proto};
-use dataplane::service::{FrontendKind, Snapshot, SvcPort};
+use dataplane::service::{FrontendKind, SvcPort};
 
-use super::Rules;
 use super::claims::{Claim, Claims, addresses, cluster_ips, effective_ports};
-use super::draft::frontend_refusal;
+use super::draft::{Ground, frontend_refusal};
+use super::refuse::Refusal;
 use crate::model::{Problem, Service};
 
-/// Frontends that cannot be, and ports that are not served.
-pub(super) fn of_service(service: &Service, fabric: &Snapshot, rules: &Rules) -> Vec<Problem> {
+/// Frontends that cannot be, and ports that are not served. Before the Node is known, nobody knows at which of its
+/// addresses node ports are.
+pub(super) fn of_service(service: &Service, knows_node: bool, ground: &Ground<'_>) -> Vec<Problem> {
+    let Ground { fabric, rules, .. } = *ground;
     let object = || format!("Service {}", service.key);
     let mut problems = Vec::new();
     for (addr, kind) in addresses(service) {
@@ -19,20 +21,30 @@ pub(super) fn of_service(service: &Service, fabric: &Snapshot, rules: &Rules) ->
             problems.push(refusal.of_frontend(object(), field(kind, 0), &addr));
         }
     }
-    if let (Some(number), Some(addr)) = (service.health_check_port, service.cluster_ips.first())
-        && let Some(refusal) = frontend_refusal(fabric, rules, *addr, FrontendKind::NodePort)
-    {
-        let what = format!("health check node port {number}");
-        problems.push(refusal.of_frontend(object(), "spec.healthCheckNodePort".into(), &what));
+    // What is refused in both families is told once.
+    let refused = |what: &str| -> Vec<(Refusal, String)> {
+        let of_family = |addr| {
+            let refusal = frontend_refusal(fabric, rules, addr, FrontendKind::NodePort)?;
+            Some((refusal, Family::of(addr))).filter(|_| knows_node || refusal != Refusal::NoNodeAddress)
+        };
+        let refused: Vec<_> = cluster_ips(service).filter_map(of_family).collect();
+        match (refused.as_slice(), cluster_ips(service).count()) {
+            ([], _) => Vec::new(),
+            ([(refusal, family)], 2) => vec![(*refusal, format!("{family} {what}"))],
+            ([(refusal, _), ..], _) => vec![(*refusal, what.to_owned())],
+        }
+    };
+    if let Some(number) = service.health_check_port {
+        for (refusal, what) in refused(&format!("health check node port {number}")) {
+            problems.push(refusal.of_frontend(object(), "spec.healthCheckNodePort".into(), &what));
+        }
     }
     let effective: BTreeSet<usize> = effective_ports(service).map(|(ordinal, _)| ordinal).collect();
     for (ordinal, port) in service.ports.iter().enumerate() {
-        if let (Some(number), Some(addr)) = (port.node_port, service.cluster_ips.first())
-            && effective.contains(&ordinal)
-            && let Some(refusal) = frontend_refusal(fabric, rules, *addr, FrontendKind::NodePort)
-        {
-            let what = format!("node port {number}");
-            problems.push(refusal.of_frontend(object(), field(FrontendKind::NodePort, ordinal), &what));
+        if let Some(number) = port.node_port.filter(|_| effective.contains(&ordinal)) {
+            for (refusal, what) in refused(&format!("node port {number}")) {
+                problems.push(refusal.of_frontend(object(), field(FrontendKind::NodePort, ordinal), &what));
+            }
         }
         if effective.contains(&ordinal) {
             continue;

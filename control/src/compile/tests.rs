@@ -5,6 +5,7 @@ mod contests;
 mod epochs;
 mod fabric;
 pub(crate) mod law;
+mod nowhere;
 mod outside;
 
 use dataplane::service::{Policy, Service as Compiled, Set, SvcPort};

@@ -146,7 +146,8 @@ fn every_contested_frontend_goes_to_the_older_by_itself() {
     young.external_ips.push(ip("203.0.113.2"));
     let old = Service { created: 100, ..everywhere("old", 1) };
     let mut bench = bench(&[young, old], &[]);
-    bench.compiler.set_fabric(Fabric { node_addresses: vec![ip("192.168.0.1")], ..outside() });
+    let node_addresses = vec![ip("192.168.0.1"), ip("fd00:1::1")];
+    bench.compiler.set_fabric(Fabric { node_addresses, ..outside() });
     let world = bench.next();
     let holder = |world: &Snapshot, addr, port| at(world, addr, port).unwrap().1;
     assert_eq!(holder(&world, "203.0.113.1", 80), "default/old");

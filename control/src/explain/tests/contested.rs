@@ -34,3 +34,15 @@ fn who_has_endpoints_answers_and_who_has_none_is_told() {
         "{blue:?}"
     );
 }
+
+#[test]
+fn a_node_port_at_no_address_is_not_said_to_be_served() {
+    let config = "apiVersion: tunway.dev/v1alpha1\nkind: Config\nnode: {name: n1, addresses: [198.51.100.60]}\n\
+                  returnPath: connmark\nnodePortAddresses: [10.9.0.0/16]\n";
+    let with_node_port = SHARED.replace("\"port\": 80}", "\"port\": 80, \"nodePort\": 30080}");
+    let nowhere = offline(config, &with_node_port);
+    assert_eq!(ask(&nowhere, OUTSIDE, "198.51.100.60:30080", "tcp").verdict, Verdict::Pass);
+    let green = ask(&nowhere, OUTSIDE, "10.96.30.2:80", "tcp");
+    let told = |words: &str| green.steps.iter().any(|step| step.what.contains(words));
+    assert!(told("node port 30080 is at no address of this host"), "{green:?}");
+}
