@@ -118,12 +118,15 @@ pub enum NodeError {
         why: String,
     },
     /// An instance runs on the device.
-    #[error("{device} is in use by process {holder} (stop it first: kill {holder})")]
+    #[error("{device} is in use by {}", holder.map_or_else(
+        || "a process of another PID namespace: stop the container or the host's service it runs in first".to_owned(),
+        |pid| format!("process {pid} (stop it first: kill {pid})"),
+    ))]
     Busy {
         /// The device.
         device: String,
-        /// The process, as its lock file says.
-        holder: String,
+        /// The process, if it is one of this PID namespace.
+        holder: Option<u32>,
     },
     /// The kernel refused a step.
     #[error("cannot {doing}: {source}")]

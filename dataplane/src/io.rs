@@ -19,6 +19,7 @@ use std::io;
 use std::time::Duration;
 
 pub use device::{Device, DeviceConfig, DeviceError, MAX_QUEUES};
+pub use lock::holder_of;
 pub use mem_queue::{MemPeer, MemQueue};
 pub use tun_queue::TunQueue;
 pub use waker::Waker;

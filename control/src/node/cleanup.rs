@@ -77,10 +77,8 @@ fn lock(device: &str) -> Result<Option<Flock<fs::File>>, NodeError> {
             let ours = lock.metadata().map(|ours| (ours.dev(), ours.ino())).ok();
             Ok(Some(lock).filter(|_| there == ours))
         }
-        Err((_, Errno::EWOULDBLOCK)) => {
-            let text = fs::read_to_string(&path).unwrap_or_default();
-            let holder = if text.trim().is_empty() { "(unknown)".to_owned() } else { text.trim().to_owned() };
-            Err(NodeError::Busy { device: device.to_owned(), holder })
+        Err((file, Errno::EWOULDBLOCK)) => {
+            Err(NodeError::Busy { device: device.to_owned(), holder: dataplane::io::holder_of(&file) })
         }
         Err((_, error)) => Err(refused(&format!("lock {}", path.display()))(error.into())),
     }

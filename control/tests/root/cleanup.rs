@@ -1,6 +1,7 @@
 //! Taking everything away again.
 
 use std::fs;
+use std::process::Command;
 
 use control::node::{Host, NodeError, cleanup};
 use dataplane::io::{Device, DeviceConfig};
@@ -50,8 +51,19 @@ pub(crate) fn it_refuses_while_an_instance_runs() {
     fs::write("/run/tunway/tunway0.lock", "4242\n").unwrap();
     let held = Flock::lock(file, FlockArg::LockExclusive).unwrap();
     let error = block_on(cleanup(&config())).unwrap_err();
-    assert!(matches!(&error, NodeError::Busy { holder, .. } if holder == "4242"), "{error}");
-    assert!(error.to_string().contains("kill 4242"), "{error}");
+    // The number in the file is whatever its owner is in a PID namespace of its own.
+    let me = std::process::id();
+    assert!(matches!(&error, NodeError::Busy { holder: Some(pid), .. } if *pid == me), "{error}");
+    assert!(error.to_string().contains(&format!("kill {me}")), "{error}");
+    // Seen from another PID namespace, as from another container, the owner has no number, and 1 is somebody else's.
+    fs::write("/run/tunway/tunway0.lock", "1\n").unwrap();
+    let elsewhere = Command::new("unshare")
+        .args(["--pid", "--fork", "--mount-proc", env!("CARGO_BIN_EXE_tunway"), "cleanup"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&elsewhere.stderr);
+    assert!(!elsewhere.status.success() && said.contains("another PID namespace"), "{said}");
+    assert!(!said.contains("kill"), "{said}");
     assert_same(&everything(), &before, "nothing was touched");
     drop(held);
     assert!(!block_on(cleanup(&config())).unwrap().is_empty());
@@ -85,7 +97,7 @@ pub(crate) fn with_the_dataplanes_own_device() {
         assert_eq!(repair(&mut next, QUIET).await, None);
         assert_same(&state(), &good, "afterwards");
         assert!(
-            matches!(cleanup(&config()).await, Err(NodeError::Busy { holder, .. }) if holder == std::process::id().to_string())
+            matches!(cleanup(&config()).await, Err(NodeError::Busy { holder: Some(pid), .. }) if pid == std::process::id())
         );
         drop(device);
         cleanup(&config()).await.unwrap();

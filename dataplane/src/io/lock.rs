@@ -4,7 +4,7 @@
 //! processes; so the lock, not the device, says who owns it. The kernel frees it when the owner dies.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ pub(super) struct DeviceLock {
 /// Why the lock is not ours.
 #[derive(Debug)]
 pub(super) enum LockError {
-    /// Somebody else has it; their process, if the file names one that lives.
+    /// Somebody else has it; their process, if it is one of this PID namespace.
     Held(Option<u32>),
     /// The file cannot be had.
     Io(io::Error),
@@ -39,7 +39,8 @@ pub(super) fn path(dir: &Path, device: &str) -> PathBuf {
 }
 
 impl DeviceLock {
-    /// Takes the lock without waiting, and writes our process number into the file.
+    /// Takes the lock without waiting, and writes our process number into the file, for people who look at it: it is
+    /// that of our PID namespace and proves nothing to others.
     pub(super) fn take(path: PathBuf) -> Result<Self, LockError> {
         if let Some(dir) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
@@ -48,7 +49,7 @@ impl DeviceLock {
             let file = open(&path)?;
             let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => file,
-                Err((mut file, Errno::EWOULDBLOCK)) => return Err(LockError::Held(holder(&mut file))),
+                Err((file, Errno::EWOULDBLOCK)) => return Err(LockError::Held(holder_of(&file))),
                 Err((_, error)) => return Err(LockError::Io(error.into())),
             };
             // Between open and lock the last owner may have removed the file: then our lock is on nothing.
@@ -88,12 +89,27 @@ fn is_still(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// The living process the file names. An owner that has just taken the lock may not have written its number yet.
-fn holder(file: &mut File) -> Option<u32> {
-    let mut text = String::new();
-    file.take(16).read_to_string(&mut text).ok()?;
-    let pid = text.trim().parse().ok()?;
-    Path::new("/proc").join(text.trim()).exists().then_some(pid)
+/// The living process that holds a lock on this file, by its number in our PID namespace; none when it is in another
+/// one, as another container's is. The kernel is asked, in the words of flock's own list: a number that somebody wrote
+/// into the file may be anybody's here.
+#[must_use]
+pub fn holder_of(file: &File) -> Option<u32> {
+    let metadata = file.metadata().ok()?;
+    let (major, minor) = (libc::major(metadata.dev()), libc::minor(metadata.dev()));
+    let pid = holder_among(&fs::read_to_string("/proc/locks").ok()?, major, minor, metadata.ino())?;
+    // Where the list is that of the whole machine it also names owners that are dead.
+    Path::new("/proc").join(pid.to_string()).exists().then_some(pid)
+}
+
+/// The kernel leaves out who is not seen from here; who only waits has an arrow.
+fn holder_among(locks: &str, major: u32, minor: u32, inode: u64) -> Option<u32> {
+    let wanted = format!("{major:02x}:{minor:02x}:{inode}");
+    let fields = |line: &str| line.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let held = locks.lines().map(fields).find_map(|fields| match fields.as_slice() {
+        [_, kind, _, _, pid, file, ..] if kind == "FLOCK" && *file == wanted => Some(pid.clone()),
+        _ => None,
+    });
+    held?.parse().ok().filter(|pid| *pid != 0)
 }
 
 #[cfg(test)]
@@ -112,15 +128,38 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_a_dead_process_is_overwritten_and_garbage_names_nobody() {
+    fn the_number_in_the_file_proves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = path(dir.path(), "t0");
         fs::write(&path, "4194999 left over by somebody").unwrap();
         let lock = DeviceLock::take(path.clone()).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap().trim(), std::process::id().to_string());
-        fs::write(&path, "not a number").unwrap();
-        assert!(matches!(DeviceLock::take(path).unwrap_err(), LockError::Held(None)));
+        // As somebody in another PID namespace would write it.
+        for text in ["1", "not a number"] {
+            fs::write(&path, text).unwrap();
+            let refused = DeviceLock::take(path.clone()).unwrap_err();
+            assert!(
+                matches!(refused, LockError::Held(Some(pid)) if pid == std::process::id()),
+                "{refused:?}"
+            );
+        }
         drop(lock);
+        assert_eq!(holder_of(&open(&path).unwrap()), None);
+    }
+
+    #[test]
+    fn the_kernels_list_names_who_holds_and_nobody_who_waits_or_is_elsewhere() {
+        let list = "1: POSIX  ADVISORY  WRITE 11 00:1a:77 0 EOF\n\
+                    2: FLOCK  ADVISORY  WRITE 12 00:1a:78 0 EOF\n\
+                    2: -> FLOCK  ADVISORY  WRITE 13 00:1a:77 0 EOF\n\
+                    3: FLOCK  ADVISORY  WRITE 14 08:102:77 0 EOF\n\
+                    4: FLOCK  ADVISORY  WRITE 0 00:1a:80 0 EOF\n\
+                    5: FLOCK\n";
+        assert_eq!(holder_among(list, 0, 0x1a, 78), Some(12));
+        assert_eq!(holder_among(list, 8, 0x102, 77), Some(14));
+        for inode in [77, 79, 80] {
+            assert_eq!(holder_among(list, 0, 0x1a, inode), None, "{inode}");
+        }
     }
 
     #[test]

@@ -31,14 +31,18 @@ pub enum DeviceError {
     /// Another instance owns the device.
     #[error(
         "device {device} is in use by {}, which holds {}: stop it, or choose another device name",
-        holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}")), path.display()
+        holder.map_or_else(
+            || "a process of another PID namespace, as another container's is".to_owned(),
+            |pid| format!("process {pid}"),
+        ),
+        path.display()
     )]
     InUse {
         /// The device.
         device: String,
         /// The lock file.
         path: PathBuf,
-        /// The owner's process, if known.
+        /// The owner's process, if it is one of this PID namespace.
         holder: Option<u32>,
     },
     /// The lock file cannot be made or locked.
@@ -147,7 +151,7 @@ mod tests {
             "device t0 is in use by process 77, which holds /run/tunway/t0.lock: stop it, or choose another device name"
         );
         let unknown = DeviceError::InUse { device: "t0".into(), path, holder: None }.to_string();
-        assert!(unknown.contains("in use by another process"));
+        assert!(unknown.contains("in use by a process of another PID namespace"), "{unknown}");
         let remedy = |error: DeviceError, words: [&str; 2]| {
             let said = error.to_string();
             assert!(words.iter().all(|word| said.contains(word)), "{said}");
