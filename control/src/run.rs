@@ -5,6 +5,7 @@
 //! is the same backwards, but for what stays for the next process: device, routes, rules and flows. The loop itself is
 //! in [`lifecycle`], the state it owns in [`state`].
 
+pub mod device;
 pub mod fabric;
 pub mod lifecycle;
 pub mod place;
@@ -16,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use dataplane::flow::RegionConfig;
-use dataplane::io::{Device, DeviceConfig};
+use dataplane::io::DeviceConfig;
 use dataplane::plane::{Plane, PlaneConfig};
 use dataplane::service::ReturnPath;
 use tokio::sync::{mpsc, watch};
@@ -80,7 +81,7 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 pub async fn serve(
     config: Config,
     source: Box<dyn Source>,
-    stops: mpsc::Receiver<Stop>,
+    mut stops: mpsc::Receiver<Stop>,
     reloads: Option<Reloads>,
 ) -> Result<(), Failure> {
     tracing::info!(
@@ -92,13 +93,14 @@ pub async fn serve(
     let host_config = host_config(&config);
     preflight(&host_config).await?;
 
-    let device = Device::open(&DeviceConfig {
+    let device = DeviceConfig {
         name: config.device.clone(),
         queues: config.workers,
         lock_dir: config.run_dir.clone(),
         ..DeviceConfig::default()
-    })
-    .context("cannot have the device")?;
+    };
+    let opened = device::open(&device, &mut stops).await.context("cannot have the device")?;
+    let Some(device) = opened else { return Ok(()) };
     // The lock is ours: whatever file a dead process left at the socket's path may go.
     let socket = Socket::bind(&config.socket)
         .with_context(|| format!("cannot open the control socket {}", config.socket.display()))?;
