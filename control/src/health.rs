@@ -66,19 +66,14 @@ impl HealthPorts {
         self.problems.clear();
         for (service, health) in services {
             for addr in addresses {
-                let [v4, v6] = health.families;
-                let (served, ready) =
-                    if addr.is_ipv4() { (v4, health.ready_v4) } else { (v6, health.ready_v6) };
-                if served {
-                    let report = Report { service: service.clone(), ready, healthy };
-                    let at = SocketAddr::new(*addr, health.port);
-                    match wanted.get(&at) {
-                        Some(other) => {
-                            let why = format!("Service {} listens there", other.service);
-                            self.complain(service, at, &why);
-                        }
-                        None => drop(wanted.insert(at, report)),
+                let report = Report { service: service.clone(), ready: ready(health, *addr), healthy };
+                let at = SocketAddr::new(*addr, health.port);
+                match wanted.get(&at) {
+                    Some(other) => {
+                        let why = format!("Service {} listens there", other.service);
+                        self.complain(service, at, &why);
                     }
+                    None => drop(wanted.insert(at, report)),
                 }
             }
         }
@@ -119,6 +114,15 @@ impl HealthPorts {
                     .to_owned(),
         });
     }
+}
+
+/// What is answered at an address: of its family, if the Service has that one, else of the other. kube-proxy's listener
+/// at the wildcard answers the nodes' addresses of both families so, and load balancers, as upstream's suite, ask at all of
+/// a node's addresses.
+fn ready(health: &Health, at: IpAddr) -> usize {
+    let [v4, v6] = health.families;
+    let asks_v4 = if at.is_ipv4() { v4 } else { !v6 };
+    if asks_v4 { health.ready_v4 } else { health.ready_v6 }
 }
 
 impl Open {
@@ -205,7 +209,11 @@ mod tests {
     }
 
     async fn get(port: u16) -> io::Result<String> {
-        let mut stream = TcpStream::connect((HERE, port)).await?;
+        get_at(HERE, port).await
+    }
+
+    async fn get_at(addr: &str, port: u16) -> io::Result<String> {
+        let mut stream = TcpStream::connect((addr, port)).await?;
         stream.write_all(b"GET /any/path HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;
@@ -251,6 +259,24 @@ mod tests {
             assert!(get(port).await.is_err() && get(other).await.is_ok(), "another port");
             ports.set(&BTreeMap::new(), &here, true);
             assert!(get(other).await.is_err(), "nobody asks any more");
+        });
+    }
+
+    #[test]
+    fn every_address_of_the_node_answers_for_the_families_a_service_has() {
+        let of = |families| Health { port: 1, ready_v4: 4, ready_v6: 6, families };
+        for (families, at_v4, at_v6) in [([true, false], 4, 4), ([false, true], 6, 6), ([true, true], 4, 6)] {
+            let counts = [HERE, "::1"].map(|addr| ready(&of(families), ip(addr)));
+            assert_eq!(counts, [at_v4, at_v6], "{families:?}");
+        }
+        run(async {
+            let (port, mut ports) = (free(), HealthPorts::default());
+            ports.set(&[(key("web"), health(port, 2))].into(), &[ip(HERE), ip("::1")], true);
+            assert!(ports.problems().is_empty(), "{:?}", ports.problems());
+            for addr in [HERE, "::1"] {
+                let said = get_at(addr, port).await.unwrap();
+                assert!(said.starts_with("HTTP/1.1 200") && said.contains("\"localEndpoints\": 2"), "{said}");
+            }
         });
     }
 
@@ -303,7 +329,7 @@ mod tests {
             assert_eq!(
                 (told.len(), told[0].field.as_str()),
                 (1, "spec.healthCheckNodePort"),
-                "no IPv6 ClusterIP"
+                "IPv6 has it free"
             );
             drop(taken);
             ports.set(&wanted, &here, true);

@@ -18,7 +18,7 @@ pub struct Health {
     pub ready_v4: usize,
     /// The same of IPv6.
     pub ready_v6: usize,
-    /// The Service has a ClusterIP of this family: [IPv4, IPv6]. It is asked for in no other.
+    /// The Service has a ClusterIP of this family: [IPv4, IPv6]. In another one the answer is that of this.
     pub families: [bool; 2],
 }
 
