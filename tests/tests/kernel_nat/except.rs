@@ -33,11 +33,6 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
         },
     },
     Exception {
-        name: "a SYN whose MSS is too large for the path",
-        reason: "the host plan of the return path `connmark` lowers it to the route's MTU (node/table.rs)",
-        of: |odd| odd.flags.is_some_and(|all| all & flags::SYN != 0) && odd.tcp_options == LARGE_MSS,
-    },
-    Exception {
         name: "an IPv6 fragment header on a whole datagram",
         reason: "connection tracking reassembles and so takes it away; tunway leaves what is none of its business",
         of: |odd| odd.atomic,
@@ -60,9 +55,9 @@ pub(crate) const EXCEPTIONS: &[Exception] = &[
         of: |odd| odd.short_udp,
     },
     Exception {
-        name: "a source port among node ports",
-        reason: "a SNAT address never has one of those (`nodePortRange`), which are not the kernel's to know",
-        of: |odd| odd.node_port,
+        name: "a SYN whose MSS is too large for the path",
+        reason: "the host plan of the return path `connmark` lowers it to the route's MTU (node/table.rs)",
+        of: |odd| odd.flags.is_some_and(|all| all & flags::SYN != 0) && odd.tcp_options == LARGE_MSS,
     },
 ];
 
