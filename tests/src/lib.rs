@@ -10,6 +10,7 @@ pub mod apiserver;
 pub mod bin;
 pub mod check;
 pub mod cluster;
+pub mod fuzz;
 pub mod gateway;
 pub mod http;
 #[cfg(feature = "control")]

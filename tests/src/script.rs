@@ -24,7 +24,8 @@ mod pieces;
 mod step;
 mod strategy;
 
-use make::{client_addr, error, packet, plain, sources, stranger, uncut};
+pub(crate) use make::sources;
+use make::{client_addr, error, packet, plain, stranger, uncut};
 pub use malformed::{Malformed, malformed};
 pub use step::{Change, Converse, Cutting, Segment, Step};
 pub use strategy::script;
@@ -55,7 +56,8 @@ impl fmt::Display for Script {
 /// How often each kind of end was seen.
 pub type Histogram = BTreeMap<String, u64>;
 
-const FRONTENDS: [(Proto, &str, &[&str]); 11] = [
+/// What is served at first: protocol, frontend, endpoints.
+pub(crate) const FRONTENDS: [(Proto, &str, &[&str]); 11] = [
     (Proto::Tcp, "10.96.0.10:80", &["10.244.1.1:8080", "10.244.1.2:8080", "10.244.2.1:8080"]),
     // Shares an endpoint with the one above: one client port to both makes a real clash.
     (Proto::Tcp, "10.96.0.11:8080", &["10.244.1.1:8080"]),

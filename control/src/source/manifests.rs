@@ -7,6 +7,7 @@ mod directory;
 mod documents;
 mod files;
 mod objects;
+mod scan;
 mod unknown;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,8 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::model::Problem;
 use crate::source::{Event, Kind, Source};
 use directory::{Directory, View};
+
+pub use scan::Scanner;
 
 /// A directory of manifests as a source.
 #[derive(Debug)]

@@ -28,7 +28,7 @@ pub(super) fn client_addr(v6: bool, client: u8, port: u16, kept: bool) -> Socket
 const HOSTS: [&str; 4] = ["192.168.77.1", "fd00:77::1", "10.244.2.1", "fd24::1:2"];
 
 /// Whose address endpoints see in a story.
-pub(super) fn sources(which: u8) -> Sources {
+pub(crate) fn sources(which: u8) -> Sources {
     let pods = |text: &str, len| (ip(text), len);
     let both = vec![pods("10.244.0.0", 16), pods("fd24::", 64)];
     let hosts = HOSTS.map(ip).to_vec();
