@@ -3,6 +3,7 @@
 pub mod gateway;
 pub mod load;
 pub mod pin;
+pub mod quiet;
 pub mod report;
 pub mod run;
 pub mod sample;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use bench::wire::load;
 use bench::wire::run::{Plan, run};
-use bench::wire::{gateway, pin};
+use bench::wire::{gateway, pin, quiet};
 use clap::{Parser, Subcommand};
 
 /// Compares tunway with kernel routing, nftables DNAT and a null forwarder. Needs root, `ip` and `nft`.
@@ -80,6 +80,15 @@ fn main() -> ExitCode {
                 (_, true) => (1, 100),
                 _ => (args.rounds, args.millis),
             };
+            match quiet::again() {
+                Ok(None) => {}
+                Ok(Some(ended)) if ended.success() => return ExitCode::SUCCESS,
+                Ok(Some(_)) => return ExitCode::FAILURE,
+                Err(error) => {
+                    eprintln!("wire: cannot start again in a session of its own: {error}");
+                    return ExitCode::FAILURE;
+                }
+            }
             let plan = Plan { rounds, millis, queues: args.queues, mtu: args.mtu };
             run(&plan, args.json.as_deref())
         }

@@ -56,6 +56,19 @@ pub fn cpus() -> usize {
 /// # Errors
 /// When `/proc/stat` cannot be read or has no `cpu` line.
 pub fn busy_seconds() -> io::Result<f64> {
+    let [user, nice, system, interrupts] = cpu_seconds()?;
+    Ok(user + nice + system + interrupts)
+}
+
+/// Seconds of those in interrupts, hard and soft, which no process is charged for.
+///
+/// # Errors
+/// As [`busy_seconds`].
+pub fn interrupt_seconds() -> io::Result<f64> {
+    cpu_seconds().map(|[.., interrupts]| interrupts)
+}
+
+fn cpu_seconds() -> io::Result<[f64; 4]> {
     let stat = fs::read_to_string("/proc/stat")?;
     let line = stat.lines().next().unwrap_or_default();
     let fields: Vec<f64> = line.split_whitespace().skip(1).filter_map(|f| f.parse().ok()).collect();
@@ -64,7 +77,7 @@ pub fn busy_seconds() -> io::Result<f64> {
         return Err(io::Error::other(format!("/proc/stat begins with {line:?}")));
     };
     // USER_HZ is 100 on every architecture Linux exports these figures for.
-    Ok((user + nice + system + irq + softirq) / 100.0)
+    Ok([user, nice, system, irq + softirq].map(|ticks| ticks / 100.0))
 }
 
 fn bind(thread: Pid, cpu: usize) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::sample::{Estimate, estimate, ratio};
+use super::sample::{Estimate, RESOLVED, estimate, ratio};
 
 /// What is measured of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -94,6 +94,8 @@ pub struct Record {
     pub ci: [f64; 2],
     /// This path's values divided by another's, pair by pair.
     pub ratio_to: BTreeMap<&'static str, Estimate>,
+    /// Those of [`Self::ratio_to`] whose interval is narrow enough to say something.
+    pub resolved: Vec<&'static str>,
 }
 
 impl Samples {
@@ -106,14 +108,19 @@ impl Samples {
     #[must_use]
     pub fn records(&self) -> Vec<Record> {
         let record = |(&(metric, path), values): (&(Metric, Path), &Vec<f64>)| {
-            let Estimate { median, ci } = estimate(values)?;
+            let Estimate { median, ci, .. } = estimate(values)?;
             let against = [("routing", Path::Routing), ("nft_dnat", Path::NftDnat), ("null", Path::Null)];
-            let ratio_to = against
+            let ratio_to: BTreeMap<_, _> = against
                 .into_iter()
                 .filter(|(_, other)| *other != path)
                 .filter_map(|(name, other)| Some((name, ratio(values, self.0.get(&(metric, other))?)?)))
                 .collect();
-            Some(Record { metric, path, median, ci, ratio_to })
+            let resolved = ratio_to
+                .iter()
+                .filter(|(_, ratio): &(_, &Estimate)| ratio.is_resolved())
+                .map(|(name, _)| *name)
+                .collect();
+            Some(Record { metric, path, median, ci, ratio_to, resolved })
         };
         self.0.iter().filter_map(record).collect()
     }
@@ -144,12 +151,20 @@ impl Samples {
             for against in ["nft_dnat", "null"] {
                 let cell = find(metric, Path::Tunway).and_then(|r| r.ratio_to.get(against)).map_or_else(
                     || "-".to_owned(),
-                    |r| format!("{:.2} [{:.2} {:.2}]", r.median, r.ci[0], r.ci[1]),
+                    |r| {
+                        let unresolved = if r.is_resolved() { "" } else { "?" };
+                        format!("{:.2}{unresolved} [{:.2} {:.2}]", r.median, r.ci[0], r.ci[1])
+                    },
                 );
                 let _ = write!(out, " {cell:>18}");
             }
             out.push('\n');
         }
+        let _ = writeln!(
+            out,
+            "?: not resolved, the interval reaches further than {:.0} % from the median",
+            RESOLVED * 100.0
+        );
         out
     }
 }
@@ -161,7 +176,7 @@ mod tests {
     #[test]
     fn a_record_has_its_ratios_and_the_table_its_line() {
         let mut samples = Samples::default();
-        for _ in 0..3 {
+        for _ in 0..6 {
             samples.push(Metric::Crr, Path::Tunway, 5_000.0);
             samples.push(Metric::Crr, Path::NftDnat, 10_000.0);
         }
@@ -172,5 +187,10 @@ mod tests {
         let table = samples.table();
         assert!(table.contains("connect-request-response, k/s"), "{table}");
         assert!(table.contains("0.50 [0.50 0.50]"), "{table}");
+        for n in 0..3 {
+            samples.push(Metric::Udp, Path::Tunway, 100.0 + 20.0 * f64::from(n));
+            samples.push(Metric::Udp, Path::NftDnat, 200.0);
+        }
+        assert!(samples.table().contains("0.60? [0.50 0.70]"), "{}", samples.table());
     }
 }

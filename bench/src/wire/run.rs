@@ -10,6 +10,7 @@ use tests::netns::Process;
 
 use super::load::{Done, Load, Order};
 use super::pin;
+use super::quiet::{self, Used};
 use super::report::{Metric, Path, Record, Samples};
 use super::topology::{
     NULL_DEVICE, NULL_SNAT, NULL_VIP, TUNWAY_DEVICE, TUNWAY_SNAT, TUNWAY_VIP, Topology, address,
@@ -38,7 +39,34 @@ struct Report {
     plan: Plan,
     cpus: usize,
     placement: [(&'static str, String); 3],
+    /// Which session it ran in.
+    session: &'static str,
+    /// The share of the used CPU that was others', over all samples and in the worst one.
+    foreign_cpu: Foreign,
     records: Vec<Record>,
+}
+
+/// The share of the machine's used CPU that others took, 0 to 1.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Foreign {
+    median: f64,
+    worst: f64,
+}
+
+impl Foreign {
+    fn of(shares: &[f64]) -> Self {
+        let median = super::sample::estimate(shares).map_or(0.0, |estimate| estimate.median);
+        Self { median, worst: shares.iter().copied().fold(0.0, f64::max) }
+    }
+
+    fn text(self) -> String {
+        let Self { median, worst } = self;
+        format!(
+            "foreign CPU during samples: median {:.1} %, worst {:.1} % of the CPU used",
+            median * 100.0,
+            worst * 100.0
+        )
+    }
 }
 
 /// Measures, prints the table, and writes the records to `json`.
@@ -47,6 +75,7 @@ struct Report {
 /// What is missing to measure: root, `ip`, `nft`, or a path that does not deliver.
 #[allow(clippy::print_stdout, reason = "the table is the program's output")]
 pub fn run(plan: &Plan, json: Option<&File>) -> io::Result<()> {
+    let session = quiet::own_session();
     let topology = Topology::new(plan.mtu)?;
     let queues = plan.queues.to_string();
     let lock_dir = tempfile::tempdir()?;
@@ -66,6 +95,7 @@ pub fn run(plan: &Plan, json: Option<&File>) -> io::Result<()> {
     topology.steer(TUNWAY_DEVICE, 1_001, TUNWAY_VIP, TUNWAY_SNAT)?;
 
     let mut samples = Samples::default();
+    let mut foreign = Vec::new();
     // The first round warms caches, neighbours and routes, and shows that every path delivers; it is not counted.
     for round in 0..=plan.rounds {
         let millis = if round == 0 { 100 } else { plan.millis };
@@ -76,11 +106,14 @@ pub fn run(plan: &Plan, json: Option<&File>) -> io::Result<()> {
                     .map_err(|error| io::Error::other(format!("{load:?} by {path:?}: {error}")))?;
                 if round > 0 {
                     sample.take_down(&mut samples, load, path);
+                    foreign.push(sample.foreign);
                 }
             }
         }
     }
+    let foreign_cpu = Foreign::of(&foreign);
     print!("{}", samples.table());
+    println!("ran in {session}; {}", foreign_cpu.text());
     if let Some(file) = json {
         let report = Report {
             plan: *plan,
@@ -90,6 +123,8 @@ pub fn run(plan: &Plan, json: Option<&File>) -> io::Result<()> {
                 ("server", format!("CPU {SERVER_CPU}")),
                 ("null forwarder and tunway", "worker n on CPU n".to_owned()),
             ],
+            session,
+            foreign_cpu,
             records: samples.records(),
         };
         fs::write(file, serde_json::to_string_pretty(&report)?)?;
@@ -103,6 +138,8 @@ struct Sample {
     delivered: f64,
     /// CPU seconds per second.
     cpu: f64,
+    /// The share of the CPU used that was others'.
+    foreign: f64,
 }
 
 impl Sample {
@@ -130,16 +167,18 @@ impl Sample {
 
 fn measure(client: &mut Line, server: &mut Line, order: Order) -> io::Result<Sample> {
     let span = order.millis as f64 / 1e3;
-    let (counted, busy) = (server.ask("count")?, pin::busy_seconds()?);
+    let (counted, used, interrupts) = (server.ask("count")?, Used::now()?, pin::interrupt_seconds()?);
     let answer: Result<Done, String> = serde_json::from_str(&client.ask(&serde_json::to_string(&order)?)?)?;
     let done = answer.map_err(io::Error::other)?;
-    let (counted_then, busy_then) = (server.ask("count")?, pin::busy_seconds()?);
+    let (used_then, interrupts) = (Used::now()?, pin::interrupt_seconds()? - interrupts);
+    let counted_then = server.ask("count")?;
     let number = |text: &str| text.parse::<f64>().map_err(io::Error::other);
     let delivered = (number(&counted_then)? - number(&counted)?) / span;
     if order.load == Load::Udp && delivered == 0.0 {
         return Err(io::Error::other("no datagram was delivered"));
     }
-    Ok(Sample { done, delivered, cpu: (busy_then - busy) / span })
+    let foreign = used_then.foreign_since(used, interrupts);
+    Ok(Sample { done, delivered, cpu: (used_then.all - used.all) / span, foreign })
 }
 
 /// A process that answers a line with a line.

@@ -9,6 +9,23 @@ pub struct Estimate {
     pub median: f64,
     /// Lower and upper end of the 95 % interval.
     pub ci: [f64; 2],
+    /// Values behind it.
+    pub values: usize,
+}
+
+/// An interval wider than this share of the median, to either side, resolves nothing.
+pub const RESOLVED: f64 = 0.05;
+/// Of fewer values all may lie on one side of the median in one case of twenty.
+const FEWEST: usize = 6;
+
+impl Estimate {
+    /// There are values enough for an interval, and neither end of it is further from the median than [`RESOLVED`] of
+    /// that.
+    #[must_use]
+    pub fn is_resolved(&self) -> bool {
+        let near = self.median.abs() * RESOLVED + f64::EPSILON;
+        self.values >= FEWEST && self.ci.iter().all(|end| (end - self.median).abs() <= near)
+    }
 }
 
 /// Resamplings behind an interval.
@@ -33,7 +50,7 @@ pub fn estimate(values: &[f64]) -> Option<Estimate> {
         .collect();
     medians.sort_by(f64::total_cmp);
     let at = |per_mille: usize| medians[(medians.len() - 1) * per_mille / 1_000];
-    Some(Estimate { median, ci: [at(25), at(975)] })
+    Some(Estimate { median, ci: [at(25), at(975)], values: values.len() })
 }
 
 /// The estimate of `ours / theirs`, pair by pair: the two were measured right after each other, so that a machine
@@ -71,7 +88,7 @@ mod tests {
     #[test]
     fn the_median_lies_in_its_interval_and_the_interval_in_the_values() {
         let values: Vec<f64> = (1..=21).map(f64::from).collect();
-        let Estimate { median, ci } = estimate(&values).unwrap();
+        let Estimate { median, ci, .. } = estimate(&values).unwrap();
         assert!((median - 11.0).abs() < f64::EPSILON);
         assert!(1.0 <= ci[0] && ci[0] < median && median < ci[1] && ci[1] <= 21.0, "{ci:?}");
         assert_eq!(estimate(&[]), None);
@@ -79,9 +96,18 @@ mod tests {
 
     #[test]
     fn a_ratio_is_of_pairs_not_of_medians() {
-        let Estimate { median, ci } = ratio(&[1.0, 10.0, 100.0], &[2.0, 20.0, 200.0]).unwrap();
+        let Estimate { median, ci, .. } = ratio(&[1.0, 10.0, 100.0], &[2.0, 20.0, 200.0]).unwrap();
         assert!((median - 0.5).abs() < 1e-9 && (ci[1] - ci[0]).abs() < 1e-9);
         assert_eq!(ratio(&[1.0], &[0.0]), None);
+    }
+
+    #[test]
+    fn an_interval_of_more_than_five_per_cent_resolves_nothing() {
+        let estimate = |low: f64, high: f64, values| Estimate { median: 2.0, ci: [low, high], values };
+        let resolved = |low: f64, high: f64| estimate(low, high, 9).is_resolved();
+        assert!(resolved(1.9, 2.1) && resolved(2.0, 2.0));
+        assert!(!resolved(1.89, 2.0) && !resolved(2.0, 2.11));
+        assert!(!estimate(2.0, 2.0, 1).is_resolved(), "one round resolves nothing");
     }
 
     #[test]
