@@ -294,6 +294,7 @@ fn three_threads_hammer_one_table_and_every_answer_is_of_the_key_asked_for() {
                 }
                 None => {
                     let new = NewFlow {
+                        tops: None,
                         forward: key,
                         service: id_of(n),
                         endpoint: EndpointId(1),

@@ -142,6 +142,7 @@ impl<const N: usize> Family<N> {
 
     fn open(&mut self, n: u16, now: Time) {
         let new = NewFlow {
+            tops: None,
             forward: (self.key)(n, false),
             service: ServiceId(u32::from(n)),
             endpoint: EndpointId(u32::from(n % 3)),

@@ -1,6 +1,8 @@
 //! A directory of manifests, everything that is made of it, and what must hold of that: compiled in steps it is what
 //! it is compiled at once, and every address it serves has an explanation that says what a packet would get.
 
+use std::collections::BTreeSet;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
@@ -104,7 +106,13 @@ impl World {
     /// Every way in, asked from everywhere.
     fn ask(&self, world: &Snapshot) {
         let detect = DetectLocal::default();
-        let ground = Ground { world, desired: &self.desired, compiler: &self.compiler, detect: &detect };
+        let ground = Ground {
+            world,
+            desired: &self.desired,
+            compiler: &self.compiler,
+            detect: &detect,
+            hosts: &BTreeSet::new(),
+        };
         for service in world.services().take(40) {
             let SvcPort { port, proto } = service.port;
             let fronts = service.frontends.iter().map(|front| (front.addr, port));
