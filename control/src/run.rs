@@ -173,6 +173,7 @@ fn list(findings: &[Finding]) -> String {
 pub fn host_config(config: &Config) -> HostConfig {
     HostConfig {
         device: config.device.clone(),
+        queue_length: config.queue_length,
         connmark: (config.return_path == ReturnPath::ConnMark).then_some(config.marks),
         snat: config.snat.clone(),
         service_cidrs: config.service_cidrs.clone(),
