@@ -50,6 +50,9 @@ pub const DEFAULT_AFFINITY: u32 = 262_144;
 pub const DEFAULT_WORKERS_AT_MOST: usize = 8;
 /// Answers (ICMP errors, RSTs) a second and worker when `repliesPerSecond` is not given.
 pub const DEFAULT_REPLIES_PER_SECOND: u32 = 1000;
+/// Packets that may wait in each of the device's queues when `queueLength` is not given. Of bursts of 0.3 s of small
+/// datagrams 1000 lost 14 to 36 % with two workers, 2000 none; more only makes whoever is late later.
+pub const DEFAULT_QUEUE_LENGTH: u32 = 2000;
 /// The time between a stop signal and the stop when `drainSeconds` is not given.
 pub const DEFAULT_DRAIN: Duration = Duration::from_secs(1);
 
@@ -86,6 +89,8 @@ pub struct Config {
     pub device: String,
     /// Workers, each with a queue of its own.
     pub workers: usize,
+    /// Packets that may wait in each of the device's queues.
+    pub queue_length: u32,
     /// IPv4 flows; the table rounds up to a power of two.
     pub max_flows_v4: u32,
     /// IPv6 flows; the table rounds up to a power of two.
@@ -226,6 +231,7 @@ impl Config {
             max_flows_v4: rules::max_flows("maxFlows.ipv4", max_v4, workers)?,
             max_flows_v6: rules::max_flows("maxFlows.ipv6", max_v6, workers)?,
             max_affinity: rules::max_affinity(given.max_affinity)?,
+            queue_length: rules::queue_length(given.queue_length)?,
             flows: match given.flow_file {
                 Some(dir) => FlowPlace::Dir(rules::absolute("flowFile", dir)?),
                 None => FlowPlace::Auto,

@@ -19,6 +19,7 @@ pub use self::firewall::FirewallError;
 pub use self::frontends::LocalFrontends;
 pub use self::host::Host;
 pub use self::local::{Lookout, Surroundings};
+pub use self::losses::queue_drops;
 pub use self::networks::Network;
 pub use self::ports::reserved_ports;
 pub use self::preflight::preflight;
@@ -35,6 +36,7 @@ mod firewall;
 mod frontends;
 mod host;
 mod local;
+mod losses;
 pub(crate) mod netlink;
 mod networks;
 mod plan;
@@ -54,6 +56,8 @@ pub struct HostConfig {
     pub device: String,
     /// How packets that the host's own routing would take elsewhere come to the device.
     pub steering: Steering,
+    /// Packets that may wait in each of the device's queues.
+    pub queue_length: u32,
     /// SNAT addresses, at most one a family. With connection marks they are private to this host.
     pub snat: Vec<IpAddr>,
     /// Service CIDRs.

@@ -183,6 +183,7 @@ pub fn host_config(config: &Config) -> HostConfig {
             (ReturnPath::ConnMark, false) => Steering::Marks(config.marks),
             (ReturnPath::ConnMark, true) => Steering::Alias,
         },
+        queue_length: config.queue_length,
         snat: config.snat.clone(),
         service_cidrs: config.service_cidrs.clone(),
         take_over: config.take_over,

@@ -186,6 +186,7 @@ fn unprivileged_part() -> ExitCode {
 /// The whole host plan, for a user who is root here only.
 async fn host_plan_inside() {
     let config = HostConfig {
+        queue_length: 1000,
         device: "tunway0".into(),
         steering: node::Steering::Snat,
         snat: vec!["10.200.0.1".parse().unwrap()],

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         ("bulk_goes_through_as_super_packets_at_mtu_1500", bulk::mtu_1500),
         ("bulk_goes_through_as_super_packets_at_mtu_9000", bulk::mtu_9000),
         ("datagrams_are_echoed_and_move_when_their_endpoint_is_withdrawn", udp::echo_and_move),
+        ("a_burst_nobody_reads_is_counted", udp::burst),
         ("datagrams_of_64_kib_cross_links_of_1500_bytes_both_ways", large::datagrams),
         ("a_stream_to_a_withdrawn_endpoint_finishes", udp::stream_finishes),
         ("backends_see_local_pods_and_the_gateway_for_everybody_else", sources::detected),

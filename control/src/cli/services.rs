@@ -57,9 +57,14 @@ pub fn render(services: &Services) -> String {
         1 => format!("1 service port{idle}"),
         n => format!("{n} service ports{idle}"),
     };
+    let lost = match status.device_queue_full {
+        0 => String::new(),
+        1 => "; 1 packet found the device's queue full (queueLength)".to_owned(),
+        n => format!("; {n} packets found the device's queue full (queueLength)"),
+    };
     let touch = if status.connected { "" } else { "out of touch with the " };
     text.push_str(&format!(
-        "{ports} on {} ({}); {state}; {touch}source: {}\n",
+        "{ports} on {} ({}); {state}{lost}; {touch}source: {}\n",
         status.device, status.node, status.source
     ));
     text
@@ -201,6 +206,18 @@ PROBLEMS
 2 service ports, 1 without endpoints, on tunway0 (n1); ready, generation 4; source: /etc/m
 ";
         assert_eq!(render(&services), expected);
+    }
+
+    #[test]
+    fn packets_that_found_the_queue_full_are_shown() {
+        let of = |device_queue_full| {
+            render(&Services {
+                status: Status { device_queue_full, ready: true, ..Status::default() },
+                ..Services::default()
+            })
+        };
+        assert!(of(7).contains("7 packets found the device's queue full"), "{}", of(7));
+        assert!(!of(0).contains("queue"), "{}", of(0));
     }
 
     #[test]

@@ -24,6 +24,7 @@ impl Config {
             kind: Some(KIND.to_owned()),
             device: Some(self.device.clone()),
             workers: Some(self.workers),
+            queue_length: Some(self.queue_length),
             max_flows: Some(MaxFlows { ipv4: Some(self.max_flows_v4), ipv6: Some(self.max_flows_v6) }),
             max_affinity: u32::try_from(self.max_affinity).ok(),
             flow_file: match &self.flows {

@@ -24,6 +24,9 @@ pub struct ConfigFile {
     pub device: Option<String>,
     /// Worker threads, each with a queue of its own. Default: one a core, at most 8; limit 1 to 64.
     pub workers: Option<usize>,
+    /// Packets that may wait in each of the device's queues (its txqueuelen); `device_queue_full` counts those that
+    /// found no room. Default 2000; limit 64 to 65,536.
+    pub queue_length: Option<u32>,
     /// How many flows fit.
     pub max_flows: Option<MaxFlows>,
     /// How many clients session affinity remembers, 50 to 100 bytes each. Default 262,144; limit 1,024 to 16,777,216.
@@ -318,6 +321,7 @@ impl ConfigFile {
             kind: self.kind.or(below.kind),
             device: self.device.or(below.device),
             workers: self.workers.or(below.workers),
+            queue_length: self.queue_length.or(below.queue_length),
             max_flows: over_max_flows(self.max_flows, below.max_flows),
             max_affinity: self.max_affinity.or(below.max_affinity),
             flow_file: self.flow_file.or(below.flow_file),

@@ -12,8 +12,8 @@ use dataplane::service::ReturnPath;
 
 use super::file::{MarksFile, ReturnPathName, SourceFile, Timeouts};
 use super::{
-    ConfigError, DEFAULT_AFFINITY, DEFAULT_DRAIN, DEFAULT_REPLIES_PER_SECOND, DEFAULT_WORKERS_AT_MOST,
-    PRIVATE_SNAT, SourceConfig,
+    ConfigError, DEFAULT_AFFINITY, DEFAULT_DRAIN, DEFAULT_QUEUE_LENGTH, DEFAULT_REPLIES_PER_SECOND,
+    DEFAULT_WORKERS_AT_MOST, PRIVATE_SNAT, SourceConfig,
 };
 use crate::model::ip;
 use crate::node::Marks;
@@ -26,6 +26,9 @@ const MAX_FLOWS: u32 = 1 << 24;
 const MAX_DEVICE: usize = 15;
 /// `sizeof(sun_path)` less the final zero.
 const MAX_SOCKET: usize = 107;
+const MIN_QUEUE: u32 = 64;
+/// Of packets of up to 64 KiB: more memory than anybody wants to wait for.
+const MAX_QUEUE: u32 = 65_536;
 const MIN_AFFINITY: u32 = 1024;
 const MAX_AFFINITY: u32 = 1 << 24;
 const MAX_CIDRS: usize = 16;
@@ -84,6 +87,11 @@ pub(super) fn min_flows(workers: usize) -> u32 {
 /// Answers a second and worker.
 pub(super) fn replies(given: Option<u32>) -> Checked<u32> {
     in_limits("repliesPerSecond", given.unwrap_or(DEFAULT_REPLIES_PER_SECOND), 1, MAX_REPLIES)
+}
+
+/// Packets a queue of the device holds.
+pub(super) fn queue_length(given: Option<u32>) -> Checked<u32> {
+    in_limits("queueLength", given.unwrap_or(DEFAULT_QUEUE_LENGTH), MIN_QUEUE, MAX_QUEUE)
 }
 
 /// Seconds between a stop signal and the stop.

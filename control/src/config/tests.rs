@@ -30,6 +30,7 @@ fn every_key_has_its_default() {
         Config {
             device: "tunway0".into(),
             workers: 8,
+            queue_length: 2000,
             max_flows_v4: 262_144,
             max_flows_v6: 131_072,
             max_affinity: 262_144,
@@ -66,6 +67,7 @@ fn every_key_can_be_given() {
     let config = config(
         "device: tw-1.a
 workers: 3
+queueLength: 3000
 maxFlows: {ipv4: 12288, ipv6: 16777216}
 maxAffinity: 5000
 flowFile: /dev/shm/x
@@ -231,6 +233,7 @@ fn numbers_have_limits() {
         ("maxAffinity", 1024, 1 << 24),
         ("repliesPerSecond", 1, 1_000_000),
         ("drainSeconds", 0, 3600),
+        ("queueLength", 64, 65_536),
         ("timeouts.tcpSynSent", 1, 524_287),
         ("timeouts.tcpSynRecv", 1, 524_287),
         ("timeouts.tcpEstablished", 1, 524_287),

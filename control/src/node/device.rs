@@ -22,14 +22,12 @@ use super::rt::{Address, Family, Link};
 pub(crate) const DEVICE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 77, 2));
 /// Largest MTU a TUN device takes: packets come in whatever size the host has them.
 const DEVICE_MTU: u32 = 65_535;
-/// Packets, of up to 64 KiB each.
-const QUEUE_LENGTH: u32 = 1000;
-
 /// One setting that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     Mtu,
-    QueueLength,
+    /// Packets, of up to 64 KiB each.
+    QueueLength(u32),
     /// `net.ipv4.conf.DEV.NAME`, its number in `IPV4_DEVCONF_*`, the value it must have.
     Ipv4(&'static str, u16, u32),
     /// The kernel would give the device a link-local IPv6 address and send router solicitations into our queue.
@@ -43,7 +41,7 @@ pub(crate) enum Fault {
 }
 
 /// What is wrong with the device, in the order to put it right: IPv6's address generation before it goes up.
-pub(crate) fn faults(link: &Link, addresses: &[Address]) -> Vec<Fault> {
+pub(crate) fn faults(link: &Link, addresses: &[Address], queue_length: u32) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut must = |right: bool, fault: Fault| {
         if !right {
@@ -51,7 +49,7 @@ pub(crate) fn faults(link: &Link, addresses: &[Address]) -> Vec<Fault> {
         }
     };
     must(link.mtu == DEVICE_MTU, Fault::Mtu);
-    must(link.queue_length == QUEUE_LENGTH, Fault::QueueLength);
+    must(link.queue_length == queue_length, Fault::QueueLength(queue_length));
     if let Some(now) = link.ipv4 {
         // What we emit has a source that lies behind another device: strict filtering (1) would drop it, and 2 on
         // the device wins over `all` = 1, since the larger of the two counts.
@@ -86,7 +84,7 @@ impl Fault {
         };
         match self {
             Self::Mtu => set(netlink, LinkAttribute::Mtu(DEVICE_MTU)),
-            Self::QueueLength => set(netlink, LinkAttribute::TxQueueLen(QUEUE_LENGTH)),
+            Self::QueueLength(packets) => set(netlink, LinkAttribute::TxQueueLen(*packets)),
             Self::Ipv4(_, number, value) => set(netlink, ipv4_setting(*number, *value)),
             Self::AddressGeneration => {
                 let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
@@ -119,7 +117,7 @@ impl Fault {
     pub(crate) fn text(&self, device: &str) -> String {
         match self {
             Self::Mtu => format!("{device}: mtu {DEVICE_MTU}"),
-            Self::QueueLength => format!("{device}: txqueuelen {QUEUE_LENGTH}"),
+            Self::QueueLength(packets) => format!("{device}: txqueuelen {packets}"),
             Self::Ipv4(name, _, value) => format!("net.ipv4.conf.{device}.{name}={value}"),
             Self::AddressGeneration => format!("net.ipv6.conf.{device}.addr_gen_mode=1"),
             Self::Ipv6File(name, value) => format!("net.ipv6.conf.{device}.{name}={value}"),
@@ -173,7 +171,7 @@ mod tests {
             ipv6: Some(Ipv6Settings { accept_ra: 1, ..Ipv6Settings::default() }),
             ..Link::default()
         };
-        let faults = faults(&fresh, &[]);
+        let faults = faults(&fresh, &[], 1000);
         let at = |fault: &Fault| faults.iter().position(|found| found == fault);
         assert!(at(&Fault::AddressGeneration) < at(&Fault::Down) && at(&Fault::AddressGeneration).is_some());
         assert!(at(&Fault::Ipv4("send_redirects", 6, 0)).is_some());
@@ -204,16 +202,20 @@ mod tests {
             flags: 0x80,
             broadcast: None,
         };
-        assert_eq!(faults(&link, std::slice::from_ref(&own)), []);
+        assert_eq!(faults(&link, std::slice::from_ref(&own), 1000), []);
         link.ipv6 = None;
-        assert_eq!(faults(&link, std::slice::from_ref(&own)), []);
+        assert_eq!(faults(&link, std::slice::from_ref(&own), 1000), []);
         let elsewhere = Address { link: 8, ..own.clone() };
         assert_eq!(
-            faults(&link, &[elsewhere]),
+            faults(&link, &[elsewhere], 1000),
             [Fault::Address],
             "the address of another device does not count"
         );
         let global = Address { scope: 0, ..own };
-        assert_eq!(faults(&link, &[global]), [Fault::Address], "global scope would make it a source address");
+        assert_eq!(
+            faults(&link, &[global], 1000),
+            [Fault::Address],
+            "global scope would make it a source address"
+        );
     }
 }

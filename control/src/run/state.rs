@@ -15,7 +15,7 @@ use crate::config::{Config, ConfigError};
 use crate::desired::Desired;
 use crate::health::HealthPorts;
 use crate::model::{Node, Problem};
-use crate::node::{LocalFrontends, Surroundings, reserved_ports};
+use crate::node::{LocalFrontends, Surroundings, queue_drops, reserved_ports};
 use crate::run::fabric::Parts;
 use crate::run::kept::Kept;
 use crate::run::news::News;
@@ -43,6 +43,8 @@ pub struct State {
     /// Addresses and ranges that are not to lead here, because somebody else is there.
     left_out: ByObject,
     world: Option<Arc<World>>,
+    /// What the device's statistics said when this run began: it outlives runs.
+    drops_before: u64,
     troubles: Troubles,
     news: News,
     health: HealthPorts,
@@ -77,6 +79,7 @@ impl State {
             misconfigured: ByObject::new(),
             left_out: ByObject::new(),
             world: None,
+            drops_before: queue_drops(&config.device).ok().flatten().unwrap_or_default(),
             troubles: Troubles::default(),
             news: News::default(),
             health: HealthPorts::default(),
@@ -335,6 +338,12 @@ impl State {
     /// One did not stop in time, or had ended before.
     pub fn stop(self, deadline: Duration) -> Result<(), PlaneError> {
         self.plane.stop(deadline)
+    }
+
+    /// Packets the device's queue had no room for in this run. A device made anew counts from nothing again.
+    fn queue_full(&self) -> u64 {
+        let now = queue_drops(&self.device).ok().flatten().unwrap_or_default();
+        now.checked_sub(self.drops_before).unwrap_or(now)
     }
 
     fn snapshot(&self) -> Option<&Snapshot> {

@@ -181,7 +181,8 @@ pub struct Trouble {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counters {
-    /// By name: those of all workers, and `source_lost`, how often the source got out of touch with where it reads from.
+    /// By name: those of all workers; `source_lost`, how often the source got out of touch with where it reads from; and
+    /// `device_queue_full`, packets the device's queue had no room for.
     pub counters: BTreeMap<String, u64>,
     /// Drops by reason; only reasons that occurred.
     pub drops: BTreeMap<String, u64>,
@@ -211,6 +212,9 @@ pub struct Status {
     pub remembered: usize,
     /// How many it may: `maxAffinity`.
     pub remembered_max: usize,
+    /// Packets the device's queue had no room for since the start: `queueLength`.
+    #[serde(default)]
+    pub device_queue_full: u64,
     /// The source is in touch with where it reads from.
     pub connected: bool,
     /// What the source last said of that.

@@ -52,6 +52,7 @@ pub(crate) fn enter_with_device() {
 /// The configuration the tests use.
 pub(crate) fn config() -> HostConfig {
     HostConfig {
+        queue_length: 1000,
         device: "tunway0".into(),
         steering: Steering::Snat,
         snat: vec![addr("10.200.0.1"), addr("fd00:fffe:77::1")],

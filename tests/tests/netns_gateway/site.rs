@@ -97,6 +97,12 @@ impl Site {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Sends this signal to the process started last.
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.processes.last().unwrap().child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
     /// Ends the process started last, by this signal, and gives its exit code (none when the signal killed it).
     pub(crate) fn end(&mut self, signal: &str) -> Option<i32> {
         let mut process = self.processes.pop().unwrap();

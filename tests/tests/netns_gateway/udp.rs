@@ -130,3 +130,29 @@ pub(crate) fn stream_finishes() {
         wait_for("the endpoint is back", PATIENCE, || !moved(&site));
     }
 }
+
+/// Datagrams that find the device's queue full while nobody reads it are counted, each, and shown.
+pub(crate) fn burst() {
+    let site = Site::serving(1500);
+    let to = at(WEB[0], 7);
+    let burst: u64 = 5000;
+    let full = || site.counters().counters["device_queue_full"];
+    let before = full();
+    site.signal("-STOP");
+    let sent = site.client.enter(|| {
+        let socket = UdpSocket::bind(http::anywhere(to, 0))?;
+        (0..burst).map(|_| socket.send_to(b"?", to)).collect::<std::io::Result<Vec<_>>>()
+    });
+    site.signal("-CONT");
+    assert_eq!(sent.unwrap().unwrap().len() as u64, burst);
+    // The default queue holds 2000, and one queue has all packets of a flow.
+    wait_for("what found no room is counted", PATIENCE, || full() - before >= burst - 2000);
+    assert!(full() - before <= burst - 1900, "{} of {burst}", full() - before);
+    let told = site.told("services");
+    assert!(told.contains("packets found the device's queue full (queueLength)"), "{told}");
+    // A signal that means nothing is told once and ends nothing.
+    site.signal("-USR1");
+    wait_for("it is told", PATIENCE, || site.log().contains("SIGUSR1 means nothing"));
+    assert_eq!(site.log().matches("SIGUSR1").count(), 1);
+    site.curl(&crate::site::url(WEB[0], 80)).unwrap();
+}

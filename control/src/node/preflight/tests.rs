@@ -204,6 +204,7 @@ fn a_sysctl_of_a_device_with_a_dot_is_written_as_sysctl_reads_it() {
 
 fn config() -> HostConfig {
     HostConfig {
+        queue_length: 1000,
         device: "tunway0".into(),
         steering: Steering::Snat,
         snat: vec![ip("10.200.0.1"), ip("fd00:fffe:77::1")],

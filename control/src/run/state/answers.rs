@@ -115,7 +115,12 @@ impl State {
         let workers = Counter::ALL.iter().map(|c| (c.label().to_owned(), totals.get(*c)));
         let drops = DropReason::ALL.iter().map(|reason| (reason.label().to_owned(), totals.drops(*reason)));
         Counters {
-            counters: workers.chain([("source_lost".to_owned(), self.source_lost)]).collect(),
+            counters: workers
+                .chain([
+                    ("source_lost".to_owned(), self.source_lost),
+                    ("device_queue_full".to_owned(), self.queue_full()),
+                ])
+                .collect(),
             drops: drops.filter(|(_, n)| *n > 0).collect(),
         }
     }
@@ -133,6 +138,7 @@ impl State {
             workers: self.workers,
             remembered,
             remembered_max,
+            device_queue_full: self.queue_full(),
             connected: self.connected,
             source: self.source.clone(),
         }
