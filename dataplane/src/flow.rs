@@ -36,6 +36,7 @@
 
 mod arena;
 mod hash;
+mod held;
 mod index;
 mod key;
 mod ledger;
@@ -77,7 +78,7 @@ pub use arena::Chunks;
 pub use hash::Hash;
 pub use key::Key;
 pub use loads::Loads;
-pub use open::{NewFlow, Opened};
+pub use open::{Abandoned, ENOUGH, Met, NewFlow, Opened};
 pub use place::{DEFAULT_DIRS, Placement, RegionConfig, RegionError, file_name};
 pub use region::Region;
 pub use state::epoch_is_newer;

@@ -5,6 +5,7 @@ mod errors;
 mod fragments;
 mod kept;
 mod open;
+mod pressure;
 mod refuse;
 mod sctp;
 mod udp;

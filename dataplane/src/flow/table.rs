@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::arena::Chunks;
 use super::hash::{Hash, Seed};
+use super::held::Held;
 use super::index::Index;
 use super::key::Key;
 use super::ledger::Ledger;
@@ -106,6 +107,7 @@ pub struct Table<const N: usize> {
     owners: Slots<AtomicU8>,
     seed: Seed<N>,
     pub(super) loads: Arc<Loads>,
+    pub(super) held: Held,
     pub(super) ttls: Ttls,
     pub(super) incarnation: u16,
 }
@@ -127,7 +129,8 @@ impl<const N: usize> Table<N> {
     ) -> Self {
         let Parts { owners, buckets, records, ledgers } = parts;
         assert!(records.len().is_power_of_two() && records.len() == ledgers.len());
-        Self { index: Index::new(buckets), records, ledgers, owners, seed, loads, ttls, incarnation }
+        let held = Held::new(records.len());
+        Self { index: Index::new(buckets), records, ledgers, owners, seed, loads, held, ttls, incarnation }
     }
 
     /// An empty-handed owner for worker `id`: it takes chunks when it needs them, and leaves them when
@@ -221,11 +224,11 @@ impl<const N: usize> Table<N> {
         self.record(hit.ix).state.keep(hit.generation, epoch);
     }
 
-    /// Every live flow, racy but never torn.
+    /// Every flow that has a record, racy but never torn: also those that have ended and hold their reply tuple.
     pub fn for_each(&self, now: Tick, mut f: impl FnMut(FlowView<N>)) {
         for (record, ledger) in self.records.iter().zip(self.ledgers.iter()) {
             let state = record.state.state();
-            if !state.serves(state.generation()) {
+            if !state.is_in_use() {
                 continue;
             }
             let Some(seen) = record.seen(state.generation()) else { continue };
@@ -234,7 +237,7 @@ impl<const N: usize> Table<N> {
             f(FlowView {
                 forward,
                 reply,
-                state: Class::of(proto, flags).name(),
+                state: if flags.has(Flags::LINGER) { "HELD" } else { Class::of(proto, flags).name() },
                 active: flags.has(Flags::COUNTED),
                 service: seen.service,
                 endpoint: seen.endpoint(self.incarnation),
@@ -246,11 +249,11 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    /// Live flows, by a walk over the records: milliseconds for a big table.
+    /// Flows that have a record, by a walk over the records: milliseconds for a big table. Those that have ended and
+    /// hold their reply tuple take the room of a live one, and count.
     #[must_use]
     pub fn live(&self) -> usize {
-        let states = self.records.iter().map(|record| record.state.state());
-        states.filter(|state| state.serves(state.generation())).count()
+        self.records.iter().filter(|record| record.state.state().is_in_use()).count()
     }
 
     /// Active flows by endpoint, together with those of the region's other table.
