@@ -19,11 +19,11 @@ use std::net::IpAddr;
 
 use crate::clock::Time;
 use crate::flow::{Chunks, Dir, Hash, Hit, Key, Table};
-use crate::packet::Packet;
 use crate::packet::frame::Frame;
 use crate::packet::layout::{Addresses, Kind, L4Flags};
 use crate::packet::sctp::Chunk;
 use crate::packet::tuple::{Address, Proto, Tuple};
+use crate::packet::{Packet, give_back_hop};
 use crate::service::{Affinity, Decision, NoReasons, Snapshot, World, decide_portless};
 use crate::stats::{Counter, WorkerStats};
 use crate::verdict::{DropReason, Verdict};
@@ -187,6 +187,7 @@ impl<const N: usize> Nat<'_, N> {
         }
         let (layout, csum) = (frame.layout, frame.csum);
         Packet::from_parts(frame.packet_mut(), layout, csum).apply(&out, hit.delta);
+        give_back_hop::<A>(frame.packet_mut());
         Outcome::TRANSLATED
     }
 

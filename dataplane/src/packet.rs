@@ -2,7 +2,8 @@
 //! datagrams; [`vnet`] for the device's header; [`sctp`] for that protocol's chunks and CRC), and rewritten in place with
 //! their checksums right ([`Packet::apply`], [`icmp`]). What we answer with is built by [`answer`]. Nothing here knows flows or Services.
 //!
-//! A rewrite touches addresses, ports and checksums. Payload, TTL, DSCP, sequence numbers and options stay.
+//! A rewrite touches addresses, ports and checksums. Payload, DSCP, sequence numbers and options stay; the TTL gets back
+//! what the way to us took ([`give_back_hop`]).
 
 pub mod answer;
 pub mod checksum;
@@ -68,6 +69,24 @@ impl<'a> Packet<'a> {
     }
 }
 
+/// Gives a translated packet of family `A` back the hop that forwarding it to the device took, so that the way through
+/// costs what it costs without us; 255 is as far as it goes. Nothing is sent towards a VIP, so no packet comes here
+/// again for ever.
+///
+/// # Panics
+/// `bytes` is shorter than an IP header of `A`.
+#[inline]
+pub fn give_back_hop<A: Address>(bytes: &mut [u8]) {
+    match A::FAMILY {
+        Family::V4 => {
+            let hop = u16::from(bytes[8] != u8::MAX);
+            update(bytes, 8, |word| word + (hop << 8));
+            update(bytes, 10, |checksum| updated(checksum, hop << 8));
+        }
+        Family::V6 => bytes[7] = bytes[7].saturating_add(1),
+    }
+}
+
 /// Sets both addresses of an IP header, and follows with the IPv4 header checksum.
 #[inline]
 fn set_addresses<A: Address>(header: &mut [u8], src: A, dst: A, change: u16) {
@@ -127,6 +146,26 @@ mod tests {
             (bytes[12..20].to_vec(), bytes[28..32].to_vec()),
             (vec![1, 2, 3, 4, 5, 6, 7, 8], vec![1, 2, 3, 4])
         );
+    }
+
+    #[test]
+    fn a_hop_is_given_back_and_no_more_than_there_can_be() {
+        for (before, after) in [(1, 2), (63, 64), (254, 255), (255, 255), (0, 1)] {
+            let mut four = v4(Proto::Tcp).build();
+            let sum = u16::from_be_bytes([four[10], four[11]]);
+            let word = |ttl: u8| u16::from_be_bytes([ttl, four[9]]);
+            let (old, new) = (word(four[8]), word(before));
+            four[8] = before;
+            let sum = updated(updated(sum, !old), new).to_be_bytes();
+            four[10..12].copy_from_slice(&sum);
+            assert_valid(&four);
+            give_back_hop::<std::net::Ipv4Addr>(&mut four);
+            assert_valid(&four);
+            let mut six = v6(Proto::Tcp).build();
+            six[7] = before;
+            give_back_hop::<std::net::Ipv6Addr>(&mut six);
+            assert_eq!((four[8], six[7]), (after, after));
+        }
     }
 
     #[test]
