@@ -13,6 +13,7 @@ pub mod frame;
 pub mod icmp;
 pub mod layout;
 pub mod sctp;
+pub mod segment;
 pub mod tuple;
 pub mod vnet;
 
@@ -72,18 +73,17 @@ impl<'a> Packet<'a> {
 /// Gives a translated packet of family `A` back the hop that forwarding it to the device took, so that the way through
 /// costs what it costs without us; 255 is as far as it goes. Nothing is sent towards a VIP, so no packet comes here
 /// again for ever.
-///
-/// # Panics
-/// `bytes` is shorter than an IP header of `A`.
 #[inline]
 pub fn give_back_hop<A: Address>(bytes: &mut [u8]) {
+    let Some(header) = bytes.first_chunk_mut::<12>() else { return };
     match A::FAMILY {
         Family::V4 => {
-            let hop = u16::from(bytes[8] != u8::MAX);
-            update(bytes, 8, |word| word + (hop << 8));
-            update(bytes, 10, |checksum| updated(checksum, hop << 8));
+            let hop = u8::from(header[8] != u8::MAX);
+            header[8] += hop;
+            let checksum = updated(u16::from_be_bytes([header[10], header[11]]), u16::from(hop) << 8);
+            [header[10], header[11]] = checksum.to_be_bytes();
         }
-        Family::V6 => bytes[7] = bytes[7].saturating_add(1),
+        Family::V6 => header[7] = header[7].saturating_add(1),
     }
 }
 

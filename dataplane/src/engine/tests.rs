@@ -1,6 +1,7 @@
 //! What holds for batches: verdicts, counters, waiting frames, answers and their limit, accounts.
 
 mod affinity;
+mod belief;
 mod errors;
 mod fragments;
 mod kept;

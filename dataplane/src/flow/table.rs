@@ -11,7 +11,7 @@ use super::ledger::Ledger;
 use super::loads::Loads;
 use super::map::Slots;
 use super::prefetch::prefetch;
-use super::record::{Record, Seen};
+use super::record::{Expected, Record, Seen};
 use super::region::{Parts, Region};
 use super::sctp::sctp;
 use super::state::{State, StateWord, Touched};
@@ -42,6 +42,8 @@ pub struct Hit<const N: usize> {
     pub service: ServiceId,
     /// Where it goes. 0 when the process that opened it is gone.
     pub endpoint: EndpointId,
+    /// What a TCP segment's numbers are compared with; see [`Table::believed`].
+    pub expected: Expected,
     /// The state word as read: what [`Table::kill`] judges by.
     pub state: u64,
 }
@@ -313,6 +315,7 @@ impl<const N: usize> Table<N> {
             delta: seen.delta_of(dir),
             service: seen.service,
             endpoint: seen.endpoint(self.incarnation),
+            expected: seen.expected,
             state: seen.state.0,
         }
     }

@@ -8,6 +8,7 @@ use crate::flow::{Abandoned, ENOUGH, Hit, Key, Met, NewFlow, Opened};
 use crate::packet::frame::Frame;
 use crate::packet::layout::L4Flags;
 use crate::packet::sctp::Chunk;
+use crate::packet::segment::Numbers;
 use crate::packet::tuple::{Address, Proto, Tuple};
 use crate::service::{
     Backend, Decision, NoReasons, Origin, Service, Set, Snapshot, World, choose, decide, masquerades,
@@ -107,8 +108,11 @@ impl<const N: usize> Nat<'_, N> {
             opened = self.open(&new, tuple, snapshot, backend);
         }
         let hit = match opened {
-            Opened::New(hit) => {
+            Opened::New(mut hit) => {
                 self.stats.add(Counter::FlowsOpened, 1);
+                if new.pickup {
+                    self.table.pick_up(&mut hit, Numbers::of(frame.packet(), &frame.layout));
+                }
                 hit
             }
             // Judged as any hit is: it may have been opened under an older snapshot.
