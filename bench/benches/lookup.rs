@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use criterion::{Criterion, Throughput};
 use dataplane::clock::Time;
-use dataplane::flow::{Key, NewFlow, Opened, Region, RegionConfig, Table, Ttls};
+use dataplane::flow::{Key, Met, NewFlow, Opened, Region, RegionConfig, Table, Ttls};
 use dataplane::ids::{EndpointId, ServiceId, WorkerId};
 use dataplane::packet::layout::L4Flags;
 use dataplane::packet::tuple::{Proto, Tuple};
@@ -79,7 +79,7 @@ fn filled<const N: usize>(flows: u32, key: fn(u32) -> Key<N>) -> Table<N> {
             now,
         };
         // Any tuple of its own serves as the reply's.
-        let opened = table.open(&mut own, &new, std::iter::once(key(n | 1 << 31)), &mut 0);
+        let opened = table.open(&mut own, &new, std::iter::once(key(n | 1 << 31)), &mut Met::default());
         assert!(matches!(opened, Opened::New(_)), "{opened:?}");
     }
     // What stands in own chunks stays: the owner is gone, the flows are not.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use criterion::Criterion;
 use dataplane::clock::{Clock, Tick, Time};
-use dataplane::flow::{Chunks, Key, NewFlow, Opened, Region, RegionConfig, Table, Ttls};
+use dataplane::flow::{Chunks, Key, Met, NewFlow, Opened, Region, RegionConfig, Table, Ttls};
 use dataplane::ids::{EndpointId, ServiceId, WorkerId};
 use dataplane::packet::layout::L4Flags;
 use dataplane::packet::tuple::{Proto, Tuple};
@@ -57,7 +57,7 @@ impl Bench {
             let port = 1024 + u64::from(self.taken) * 40_501 % u64::from(PORTS);
             let new = self.next_client();
             let reply = reply(u16::try_from(port).expect("a port"));
-            let opened = self.table.open(&mut self.own, &new, std::iter::once(reply), &mut 0);
+            let opened = self.table.open(&mut self.own, &new, std::iter::once(reply), &mut Met::default());
             assert!(matches!(opened, Opened::New(_)), "{opened:?}");
             self.taken += 1;
         }
@@ -74,14 +74,14 @@ impl Bench {
                     let flows: Vec<_> =
                         (0..round).map(|_| (self.next_client(), self.draw(), self.draw())).collect();
                     let mut opened = Vec::with_capacity(flows.len());
-                    let mut clashes = 0;
+                    let mut met = Met::default();
                     let start = Clock.now();
                     for (new, first, random) in &flows {
                         let replies = ladder(*first, *random).map(reply);
-                        opened.push(self.table.open(&mut self.own, new, replies, &mut clashes));
+                        opened.push(self.table.open(&mut self.own, new, replies, &mut met));
                     }
                     elapsed += Clock.now().since(start);
-                    tries += u64::from(clashes) + round;
+                    tries += u64::from(met.clashes) + round;
                     opens += round;
                     self.clean_up(&opened);
                     left -= round;
@@ -97,12 +97,13 @@ impl Bench {
     /// Another worker has the flow's reply tuple already.
     fn measure_raced(&mut self, criterion: &mut Criterion) {
         let new = self.next_client();
-        let opened = self.table.open(&mut self.own, &new, std::iter::once(reply(5000)), &mut 0);
+        let opened = self.table.open(&mut self.own, &new, std::iter::once(reply(5000)), &mut Met::default());
         assert!(matches!(opened, Opened::New(_)), "{opened:?}");
         let mut other = self.table.chunks(WorkerId(1));
         criterion.bench_function("open_flow/raced", |b| {
             b.iter(|| {
-                let opened = self.table.open(&mut other, &new, std::iter::once(reply(5000)), &mut 0);
+                let opened =
+                    self.table.open(&mut other, &new, std::iter::once(reply(5000)), &mut Met::default());
                 assert!(matches!(opened, Opened::Raced), "{opened:?}");
             });
         });

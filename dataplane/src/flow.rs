@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! tuple ─ key ─ hash ─┬─ home bucket ─┐    word: tag | generation | committed | dir | ix
-//!                     └─ home bucket ─┴──► record[ix]: ver | state | both tuples | delta | meta     ledger[ix]
+//!                     └─ home bucket ─┴──► record[ix]: ver, seq | state | both tuples | delta | meta     ledger[ix]
 //! ```
 //!
 //! - **Look-up** (`flow/table.rs`) reads at most two index lines and one record, under the record's sequence
@@ -35,7 +35,9 @@
 //! 8. an endpoint's counter (`flow/loads.rs`) is the number of its flows with COUNTED.
 
 mod arena;
+mod belief;
 mod hash;
+mod held;
 mod index;
 mod key;
 mod ledger;
@@ -77,8 +79,9 @@ pub use arena::Chunks;
 pub use hash::Hash;
 pub use key::{Key, Tops};
 pub use loads::Loads;
-pub use open::{NewFlow, Opened};
+pub use open::{Abandoned, ENOUGH, Met, NewFlow, Opened};
 pub use place::{DEFAULT_DIRS, Placement, RegionConfig, RegionError, file_name};
+pub use record::Expected;
 pub use region::Region;
 pub use state::epoch_is_newer;
 pub use sweep::Swept;

@@ -23,8 +23,9 @@ use crate::flow::{Chunks, Dir, Hash, Hit, Key, Table};
 use crate::packet::frame::Frame;
 use crate::packet::layout::{Addresses, Kind, L4Flags};
 use crate::packet::sctp::Chunk;
+use crate::packet::segment::Numbers;
 use crate::packet::tuple::{Address, Proto, Tuple};
-use crate::packet::{Packet, alias};
+use crate::packet::{Packet, alias, give_back_hop};
 use crate::service::{Affinity, Decision, NoReasons, Snapshot, World, decide_portless};
 use crate::stats::{Counter, WorkerStats};
 use crate::verdict::{DropReason, Verdict};
@@ -206,12 +207,19 @@ impl<const N: usize> Nat<'_, N> {
                 return Outcome::dropped(DropReason::SctpFragment);
             }
         }
-        self.table.touch(hit, self.now.tick(), flags);
-        if self.choices.accounting {
-            self.tally.add(self.table, hit, frame.layout.total_len());
-        }
         let (layout, csum) = (frame.layout, frame.csum);
-        Packet::from_parts(frame.packet_mut(), layout, csum).apply(&out, hit.delta);
+        let packet = frame.packet_mut();
+        let believed = if out.proto == Proto::Tcp {
+            self.table.believed(hit, flags, Numbers::of(packet, &layout))
+        } else {
+            flags
+        };
+        self.table.touch(hit, self.now.tick(), believed);
+        if self.choices.accounting {
+            self.tally.add(self.table, hit, layout.total_len());
+        }
+        Packet::from_parts(packet, layout, csum).apply(&out, hit.delta);
+        give_back_hop::<A>(packet);
         Outcome::TRANSLATED
     }
 

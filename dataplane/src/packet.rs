@@ -2,7 +2,8 @@
 //! datagrams; [`vnet`] for the device's header; [`sctp`] for that protocol's chunks and CRC), and rewritten in place with
 //! their checksums right ([`Packet::apply`], [`icmp`]). What we answer with is built by [`answer`]. Nothing here knows flows or Services.
 //!
-//! A rewrite touches addresses, ports and checksums. Payload, TTL, DSCP, sequence numbers and options stay.
+//! A rewrite touches addresses, ports and checksums. Payload, DSCP, sequence numbers and options stay; the TTL gets back
+//! what the way to us took ([`give_back_hop`]).
 
 pub mod alias;
 pub mod answer;
@@ -13,6 +14,7 @@ pub mod frame;
 pub mod icmp;
 pub mod layout;
 pub mod sctp;
+pub mod segment;
 pub mod tuple;
 pub mod vnet;
 
@@ -66,6 +68,23 @@ impl<'a> Packet<'a> {
             (Proto::Tcp, Csum::Partial) => update(l4, 16, |sum| updated_partial(sum, delta.addr)),
             (Proto::Udp, Csum::Partial) => update(l4, 6, |sum| updated_partial(sum, delta.addr)),
         }
+    }
+}
+
+/// Gives a translated packet of family `A` back the hop that forwarding it to the device took, so that the way through
+/// costs what it costs without us; 255 is as far as it goes. Nothing is sent towards a VIP, so no packet comes here
+/// again for ever.
+#[inline]
+pub fn give_back_hop<A: Address>(bytes: &mut [u8]) {
+    let Some(header) = bytes.first_chunk_mut::<12>() else { return };
+    match A::FAMILY {
+        Family::V4 => {
+            let hop = u8::from(header[8] != u8::MAX);
+            header[8] += hop;
+            let checksum = updated(u16::from_be_bytes([header[10], header[11]]), u16::from(hop) << 8);
+            [header[10], header[11]] = checksum.to_be_bytes();
+        }
+        Family::V6 => header[7] = header[7].saturating_add(1),
     }
 }
 
@@ -128,6 +147,26 @@ mod tests {
             (bytes[12..20].to_vec(), bytes[28..32].to_vec()),
             (vec![1, 2, 3, 4, 5, 6, 7, 8], vec![1, 2, 3, 4])
         );
+    }
+
+    #[test]
+    fn a_hop_is_given_back_and_no_more_than_there_can_be() {
+        for (before, after) in [(1, 2), (63, 64), (254, 255), (255, 255), (0, 1)] {
+            let mut four = v4(Proto::Tcp).build();
+            let sum = u16::from_be_bytes([four[10], four[11]]);
+            let word = |ttl: u8| u16::from_be_bytes([ttl, four[9]]);
+            let (old, new) = (word(four[8]), word(before));
+            four[8] = before;
+            let sum = updated(updated(sum, !old), new).to_be_bytes();
+            four[10..12].copy_from_slice(&sum);
+            assert_valid(&four);
+            give_back_hop::<std::net::Ipv4Addr>(&mut four);
+            assert_valid(&four);
+            let mut six = v6(Proto::Tcp).build();
+            six[7] = before;
+            give_back_hop::<std::net::Ipv6Addr>(&mut six);
+            assert_eq!((four[8], six[7]), (after, after));
+        }
     }
 
     #[test]

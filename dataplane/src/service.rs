@@ -14,6 +14,7 @@ mod choose;
 mod chunked;
 mod decide;
 mod frontend;
+mod groups;
 mod local;
 mod lookup;
 mod maglev;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crossbeam::utils::CachePadded;
 use dataplane::clock::{Clock, Time};
 use dataplane::engine::{Engine, EngineConfig, Tables};
-use dataplane::flow::{Dir, Hit, Key, NewFlow, Opened, Region, RegionConfig, Table, Ttls};
+use dataplane::flow::{Dir, Hit, Key, Met, NewFlow, Opened, Region, RegionConfig, Table, Ttls};
 use dataplane::ids::{EndpointId, ServiceId, WorkerId};
 use dataplane::packet::frame::{BATCH, Batch};
 use dataplane::packet::layout::L4Flags;
@@ -304,8 +304,8 @@ fn three_threads_hammer_one_table_and_every_answer_is_of_the_key_asked_for() {
                         seen: L4Flags::SYN,
                         now,
                     };
-                    let mut clashes = 0;
-                    match table.open(&mut own, &new, replies(n).map(Key::from).into_iter(), &mut clashes) {
+                    let mut met = Met::default();
+                    match table.open(&mut own, &new, replies(n).map(Key::from).into_iter(), &mut met) {
                         Opened::New(hit) => {
                             check(n, Dir::Forward, &hit);
                             tally[0] += 1;
@@ -322,7 +322,7 @@ fn three_threads_hammer_one_table_and_every_answer_is_of_the_key_asked_for() {
                         }
                         other @ (Opened::BucketFull | Opened::PortsExhausted) => panic!("{n}: {other:?}"),
                     }
-                    tally[4] += u64::from(clashes);
+                    tally[4] += u64::from(met.clashes);
                 }
             }
             for reply in replies(n) {

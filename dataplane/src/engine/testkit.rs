@@ -20,6 +20,7 @@ use crate::packet::alias;
 use crate::packet::frame::{Batch, Frame};
 use crate::packet::layout::{Kind, Layout};
 use crate::packet::samples::crc32c;
+pub(crate) use crate::packet::samples::hop_back;
 use crate::packet::tuple::{Family, Proto};
 use crate::packet::vnet::VnetHdr;
 use crate::service::{Affinity, Backend, Fabric, ReturnPath, Service, SnapshotBuilder, SvcPort, World};

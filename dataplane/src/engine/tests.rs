@@ -2,10 +2,12 @@
 
 mod affinity;
 mod alias;
+mod belief;
 mod errors;
 mod fragments;
 mod kept;
 mod open;
+mod pressure;
 mod refuse;
 mod sctp;
 mod udp;

@@ -69,18 +69,18 @@ pub(super) fn new<const N: usize>(forward: Key<N>, now: Time) -> NewFlow<N> {
 pub(super) struct Worker<'a> {
     pub(super) table: &'a Table<2>,
     pub(super) own: Chunks<2>,
-    pub(super) clashes: u32,
+    pub(super) met: Met<2>,
 }
 
 impl<'a> Worker<'a> {
     pub(super) fn new(table: &'a Table<2>, id: u8) -> Self {
-        Self { table, own: table.chunks(WorkerId(id)), clashes: 0 }
+        Self { table, own: table.chunks(WorkerId(id)), met: Met::default() }
     }
 
     pub(super) fn try_open(&mut self, new: &NewFlow<2>, ports: impl IntoIterator<Item = u16>) -> Opened<2> {
         let proto = new.forward.proto();
         let replies = ports.into_iter().map(|port| reply(proto, port));
-        self.table.open(&mut self.own, new, replies, &mut self.clashes)
+        self.table.open(&mut self.own, new, replies, &mut self.met)
     }
 
     pub(super) fn open(&mut self, new: &NewFlow<2>, port: u16) -> Hit<2> {

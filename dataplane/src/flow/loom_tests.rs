@@ -153,9 +153,9 @@ impl Worker {
     }
 
     fn open(&mut self, new: &NewFlow<2>, replies: &[Key<2>]) -> (Opened<2>, u32) {
-        let mut clashes = 0;
-        let opened = self.table.open(&mut self.own, new, replies.iter().copied(), &mut clashes);
-        (opened, clashes)
+        let mut met = Met::default();
+        let opened = self.table.open(&mut self.own, new, replies.iter().copied(), &mut met);
+        (opened, met.clashes)
     }
 
     /// One whole turn of the hand at once.

@@ -13,6 +13,7 @@ use super::sctp::Association;
 use super::state::{State, StateWord};
 use super::table::{Hit, Table};
 use super::tcp::{Class, Flags, tcp};
+use super::ttl::gives_way;
 use super::word::{Dir, Word};
 use crate::clock::{Tick, Time};
 use crate::ids::{EndpointId, FlowIx, ServiceId};
@@ -61,33 +62,71 @@ pub enum Opened<const N: usize> {
 }
 
 /// Who has a reply tuple.
-enum Holder {
+enum Holder<const N: usize> {
     Nobody,
     /// A flow that lingers for the same client: its word may be taken over.
     Lingers(Word),
     /// This very flow, opened elsewhere.
     Same,
+    /// Another flow, or a server's memory of one.
     Other,
+    /// Another flow, which nobody goes on with: it gives way when no tuple is free.
+    Abandoned(Abandoned<N>),
 }
+
+/// What an open met on its way.
+#[derive(Clone, Copy, Debug)]
+pub struct Met<const N: usize> {
+    /// Reply tuples that belonged to another flow.
+    pub clashes: u32,
+    /// The longest idle of those flows that nobody goes on with; see [`Table::abandon`].
+    pub abandoned: Option<Abandoned<N>>,
+    /// Clashes after which the search ends if it met an abandoned flow.
+    pub enough: u32,
+}
+
+impl<const N: usize> Default for Met<N> {
+    fn default() -> Self {
+        Self { clashes: 0, abandoned: None, enough: ENOUGH }
+    }
+}
+
+/// A flow that nobody goes on with: a handshake or a question without an answer, or a connection that was reset.
+#[derive(Clone, Copy, Debug)]
+pub struct Abandoned<const N: usize> {
+    /// Its reply tuple.
+    pub reply: Key<N>,
+    idle: u32,
+    ix: FlowIx,
+    generation: u16,
+}
+
+/// Source ports of one address tried before an abandoned flow among them gives way: with so many in a row taken, few are
+/// left, and a longer search would cost more than such a flow is worth.
+pub const ENOUGH: u32 = 64;
 
 /// How far one reply tuple got.
 enum Tried<const N: usize> {
     Settled(Opened<N>),
-    Clash,
+    /// Another flow has it; whether that gives way.
+    Clash(Option<Abandoned<N>>),
 }
 
 impl<const N: usize> Table<N> {
     /// Opens a flow with the first reply tuple no other flow has. `replies` are tried in order, as they would
-    /// arrive: endpoint to SNAT address or client. `clashes` grows by one for each that belonged to another
-    /// flow.
+    /// arrive: endpoint to SNAT address or client. What it met is added to `met`.
+    ///
+    /// The search ends early where enough of them belong to others and one of those flows is abandoned: ending that one
+    /// makes room.
     pub fn open(
         &self,
         own: &mut Chunks<N>,
         new: &NewFlow<N>,
         replies: impl Iterator<Item = Key<N>>,
-        clashes: &mut u32,
+        met: &mut Met<N>,
     ) -> Opened<N> {
         let Some(ix) = own.pop() else { return Opened::TableFull };
+        let mut tried = 0;
         for reply in replies {
             match self.try_reply(ix, new, &reply) {
                 Tried::Settled(Opened::New(hit)) => return Opened::New(hit),
@@ -95,23 +134,47 @@ impl<const N: usize> Table<N> {
                     own.push(ix);
                     return failed;
                 }
-                Tried::Clash => *clashes += 1,
+                Tried::Clash(found) => {
+                    tried += 1;
+                    met.clashes += 1;
+                    let known = met.abandoned;
+                    let longer = |one: &Abandoned<N>| known.is_none_or(|other| one.idle > other.idle);
+                    met.abandoned = found.filter(longer).or(known);
+                }
+            }
+            if tried >= met.enough && met.abandoned.is_some() {
+                break;
             }
         }
         own.push(ix);
         Opened::PortsExhausted
     }
 
+    /// Ends a flow nobody goes on with, if that is so still, so that its reply tuple is free. Its record is its owner's
+    /// to free.
+    pub fn abandon(&self, flow: &Abandoned<N>, now: Tick) -> bool {
+        let Some(seen) = self.record(flow.ix).seen(flow.generation) else { return false };
+        let (proto, state) = (seen.keys[0].proto(), seen.state);
+        let ended = state.generation() == flow.generation
+            && gives_way(proto, state.flags(), state.idle(now))
+            && self.end(flow.ix, &seen, Flags::DEAD);
+        if ended {
+            self.unlink(flow.ix, flow.generation, Flags::DEAD);
+        }
+        ended
+    }
+
     /// Leaves the record free unless the flow is open.
     fn try_reply(&self, ix: FlowIx, new: &NewFlow<N>, reply: &Key<N>) -> Tried<N> {
         if *reply == new.forward {
-            return Tried::Clash;
+            return Tried::Clash(None);
         }
         let lingering = match self.holder(reply, new) {
             Holder::Nobody => None,
             Holder::Lingers(word) => Some(word),
             Holder::Same => return Tried::Settled(Opened::Raced),
-            Holder::Other => return Tried::Clash,
+            Holder::Other => return Tried::Clash(None),
+            Holder::Abandoned(flow) => return Tried::Clash(Some(flow)),
         };
         let generation = self.write(ix, new, reply);
         let tried = match self.claim_reply(ix, generation, new, reply, lingering) {
@@ -240,7 +303,7 @@ impl<const N: usize> Table<N> {
     }
 
     /// Looks who has a reply tuple, before anything is written. A flow past its time gives way.
-    fn holder(&self, reply: &Key<N>, new: &NewFlow<N>) -> Holder {
+    fn holder(&self, reply: &Key<N>, new: &NewFlow<N>) -> Holder<N> {
         let hash = self.hash(reply);
         let holder = self.index.find(self.homes(hash), hash.tag(), |word| {
             let (ix, dir, generation) = (word.ix(), word.dir(), self.generation(word));
@@ -265,16 +328,24 @@ impl<const N: usize> Table<N> {
             if lingers {
                 return Some(Holder::Lingers(word));
             }
-            Some(if same { Holder::Same } else { Holder::Other })
+            let (flags, idle) = (state.flags(), state.idle(new.now.tick()));
+            Some(match () {
+                () if same => Holder::Same,
+                () if gives_way(reply.proto(), flags, idle) => {
+                    Holder::Abandoned(Abandoned { reply: *reply, idle, ix, generation })
+                }
+                () => Holder::Other,
+            })
         });
-        holder.unwrap_or(Holder::Nobody)
+        let held = || self.held.keeps(hash, self.hash(&new.forward), new.now.tick());
+        holder.unwrap_or_else(|| if held() { Holder::Other } else { Holder::Nobody })
     }
 
     /// A claim met this word. Our own flow's, opened elsewhere: come back. Another flow's: next tuple.
     fn clash(&self, word: Word, new: &NewFlow<N>) -> Tried<N> {
         let forward = self.record(word.ix()).key(self.generation(word), Dir::Forward);
         match forward {
-            Some(forward) if forward != new.forward || broken(Twin::ClashUnjudged) => Tried::Clash,
+            Some(forward) if forward != new.forward || broken(Twin::ClashUnjudged) => Tried::Clash(None),
             Some(_) | None => Tried::Settled(Opened::Raced),
         }
     }

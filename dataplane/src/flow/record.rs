@@ -10,14 +10,16 @@ use super::tcp::Flags;
 use super::word::{Dir, GEN_MASK};
 use crate::ids::{EndpointId, FlowIx, ServiceId};
 use crate::packet::checksum::Delta;
-use crate::sync::{AtomicU64, Ordering, Twin, broken, fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, Twin, broken, fence};
 
 /// A record as it lies in the region.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub(super) struct Record<const N: usize> {
     /// Odd while being written. Half of it is the generation of this slot; words compare its low 14 bits.
-    ver: AtomicU64,
+    ver: AtomicU32,
+    /// Of TCP, by direction: the upper half of the sequence number that is expected next; see [`super::belief`].
+    expected: AtomicU32,
     /// See [`State`]. Anybody may change it, by compare-and-swap.
     pub(super) state: AtomicU64,
     /// The tuples as they arrive: forward, reply.
@@ -53,6 +55,24 @@ pub(super) struct Seen<const N: usize> {
     pub(super) service: ServiceId,
     pub(super) meta: u64,
     pub(super) state: State,
+    pub(super) expected: Expected,
+}
+
+/// Of both directions of a TCP flow, the upper half of the sequence number that is expected next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expected(u32);
+
+impl Expected {
+    /// Of one direction.
+    #[allow(clippy::cast_possible_truncation, reason = "one half of 32 bits")]
+    pub(super) const fn of(self, dir: Dir) -> u16 {
+        (self.0 >> (16 * dir as u32)) as u16
+    }
+
+    const fn with(self, dir: Dir, upper: u16) -> Self {
+        let shift = 16 * dir as u32;
+        Self(self.0 & !(0xffff << shift) | (upper as u32) << shift)
+    }
 }
 
 impl<const N: usize> Seen<N> {
@@ -98,7 +118,14 @@ impl<const N: usize> Record<N> {
     pub(super) fn unused() -> Self {
         let zero = || AtomicU64::new(0);
         let key = std::array::from_fn(|_| std::array::from_fn(|_| zero()));
-        Self { ver: zero(), state: zero(), key, delta: zero(), meta: zero() }
+        Self {
+            ver: AtomicU32::new(0),
+            expected: AtomicU32::new(0),
+            state: zero(),
+            key,
+            delta: zero(),
+            meta: zero(),
+        }
     }
 
     /// Everything, if this is still that generation and nobody was writing. Never waits, never looks twice.
@@ -111,6 +138,7 @@ impl<const N: usize> Record<N> {
                 service: unpack(delta).1,
                 meta: self.meta.load(Ordering::Relaxed),
                 state: self.state.state(),
+                expected: self.expected(),
             }
         })
     }
@@ -123,6 +151,25 @@ impl<const N: usize> Record<N> {
     /// Both tuples, under the same condition.
     pub(super) fn keys(&self, generation: u16) -> Option<[Key<N>; 2]> {
         self.stable(generation, || [self.load_key(Dir::Forward), self.load_key(Dir::Reply)])
+    }
+
+    pub(super) fn expected(&self) -> Expected {
+        Expected(self.expected.load(Ordering::Relaxed))
+    }
+
+    /// Notes what is expected of a direction. Whoever sees the flag that a later touch sets sees this, too. What comes
+    /// late, when the record has its next tenant, is overwritten by that one's handshake, or at worst costs it the belief
+    /// in one RST.
+    pub(super) fn expect(&self, dir: Dir, upper: u16) {
+        let mut known = self.expected();
+        while let Err(actual) = self.expected.compare_exchange(
+            known.0,
+            known.with(dir, upper).0,
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        ) {
+            known = Expected(actual);
+        }
     }
 
     /// The record's generation as its owner knows it.
@@ -196,8 +243,8 @@ impl<const N: usize> Record<N> {
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "14 bits")]
-const fn generation_of(ver: u64) -> u16 {
-    (ver >> 1 & GEN_MASK) as u16
+const fn generation_of(ver: u32) -> u16 {
+    (ver as u64 >> 1 & GEN_MASK) as u16
 }
 
 fn pack(delta: Delta, service: ServiceId) -> u64 {
@@ -221,7 +268,14 @@ mod tests {
     fn record() -> Record<2> {
         let zero = || AtomicU64::new(0);
         let key = std::array::from_fn(|_| std::array::from_fn(|_| zero()));
-        Record { ver: zero(), state: zero(), key, delta: zero(), meta: zero() }
+        Record {
+            ver: AtomicU32::new(0),
+            expected: AtomicU32::new(0),
+            state: zero(),
+            key,
+            delta: zero(),
+            meta: zero(),
+        }
     }
 
     fn draft(n: u64) -> Draft<2> {
@@ -274,7 +328,7 @@ mod tests {
     #[test]
     fn generations_wrap_at_14_bits() {
         let record = record();
-        record.ver.store(2 * GEN_MASK, Ordering::Relaxed);
+        record.ver.store(u32::try_from(2 * GEN_MASK).unwrap(), Ordering::Relaxed);
         assert_eq!(record.write(&draft(1), live), 0);
         assert!(record.seen(0).is_some_and(|seen| seen.state.serves(0)));
     }

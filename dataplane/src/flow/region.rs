@@ -32,7 +32,7 @@ const PAGE: usize = 4096;
 /// tables.
 const WORTH_HUGE_PAGES: usize = 32 << 20;
 const MAGIC: u64 = u64::from_be_bytes(*b"tunwayfl");
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// Words of the header.
 mod at {

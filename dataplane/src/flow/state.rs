@@ -66,6 +66,11 @@ impl State {
         self.generation() == generation && !self.flags().is_over() && self.0 != 0
     }
 
+    /// Whether a flow has the record: it serves packets, or holds its reply tuple.
+    pub(super) const fn is_in_use(self) -> bool {
+        self.0 != 0 && !self.flags().has(Flags::DEAD)
+    }
+
     fn after(self, effect: Effect, now: Tick) -> Self {
         let next = self.with_flags(self.flags().without(effect.clear).with(effect.set));
         let newer = effect.refresh && now.diff(self.tick()) > 0;

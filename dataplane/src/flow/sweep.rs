@@ -9,7 +9,7 @@ use super::record::Seen;
 use super::state::StateWord;
 use super::table::{Hit, Table};
 use super::tcp::Flags;
-use super::ttl::rank;
+use super::ttl::{leaves_hold, rank};
 use super::word::Dir;
 use crate::clock::{Tick, Time};
 use crate::ids::FlowIx;
@@ -61,8 +61,8 @@ enum Fate {
 impl<const N: usize> Table<N> {
     /// One slice of the clock hand over the owner's records. `stale` judges UDP flows: whether the endpoint
     /// is withdrawn. With `pressure`, flows that may go before their time go, if the table needs their
-    /// records: never an established TCP flow that was answered, nor one whose server may still remember its
-    /// tuple.
+    /// records: never an established TCP flow that was answered. The reply tuple of one whose server may still
+    /// remember it stays held.
     pub fn sweep(
         &self,
         own: &mut Chunks<N>,
@@ -196,7 +196,7 @@ impl<const N: usize> Table<N> {
             let generation = self.record(ix).generation();
             let Some(seen) = self.record(ix).seen(generation) else { continue };
             let may_go = rank(seen.keys[0].proto(), seen.state.flags(), seen.state.idle(tick)).is_some();
-            if may_go && self.end(ix, &seen, Flags::DEAD) {
+            if may_go && self.end_early(ix, &seen, tick) {
                 self.free(own, ix, generation, &seen);
                 swept.freed += 1;
                 swept.evicted += 1;
@@ -209,6 +209,23 @@ impl<const N: usize> Table<N> {
             own.hand.barren = 0;
             own.hand.rest = Some(now.plus_nanos(REST_NS));
         }
+    }
+}
+
+impl<const N: usize> Table<N> {
+    /// Ends a flow before its time. Its reply tuple is held before anybody could take it, if its server may remember it;
+    /// a tuple there is no room for keeps its flow.
+    fn end_early(&self, ix: FlowIx, seen: &Seen<N>, now: Tick) -> bool {
+        let [forward, reply] = seen.keys.map(|key| self.hash(&key));
+        if !leaves_hold(seen.keys[0].proto(), seen.state.flags(), seen.state.idle(now)) {
+            return self.end(ix, seen, Flags::DEAD);
+        }
+        let Some(hold) = self.held.hold(reply, forward, seen.state.tick(), now) else { return false };
+        let ended = self.end(ix, seen, Flags::DEAD);
+        if !ended {
+            hold.undo();
+        }
+        ended
     }
 }
 

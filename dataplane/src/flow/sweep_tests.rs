@@ -153,21 +153,115 @@ fn a_cycle_that_finds_nothing_is_remembered_for_a_tenth_of_a_second() {
     assert_eq!(table.live(), table.capacity());
 }
 
+/// Opens masqueraded flows 0..n and closes them, the server last.
+fn fill_closed(worker: &mut Worker<'_>, flows: std::ops::Range<u32>, secs: u64) {
+    for n in flows {
+        let port = u16::try_from(n).unwrap();
+        worker.open(&NewFlow { masquerade: true, ..new(forward(Tcp, n), at(secs)) }, port);
+        establish(worker.table, n, secs);
+        let end = [(S, FIN_ACK), (C, FIN_ACK), (S, ACK)];
+        drive(worker.table, forward(Tcp, n), reply(Tcp, port), at(secs), &end);
+    }
+}
+
 #[test]
-fn a_tuple_the_server_may_remember_is_not_evicted() {
+fn closed_connections_make_room_and_their_tuples_stay_held() {
     let table = table(1);
     let mut worker = Worker::new(&table, 0);
     let capacity = u32::try_from(table.capacity()).unwrap();
+    fill_closed(&mut worker, 0..capacity, 100);
+    worker.sweep(at(101), false);
+    let swept = worker.sweep(at(101), true);
+    assert_eq!((swept.evicted, swept.freed), (32, 32), "not only after a minute");
+    let gone: Vec<u16> = (0..64).filter(|n| find(&table, reply(Tcp, *n)).is_none()).collect();
+    assert_eq!(gone.len(), 32);
+    // Another client gets none of the tuples that servers remember, but another one.
+    let other = NewFlow { masquerade: true, ..new(forward(Tcp, capacity), at(102)) };
+    let Opened::New(hit) = worker.try_open(&other, gone.iter().copied().chain([50_000])) else { panic!() };
+    assert_eq!(table.tuples(&hit).unwrap()[1], reply(Tcp, 50_000));
+    assert_eq!(worker.met.clashes, 32);
+    assert!(worker.met.abandoned.is_none());
+    // The client itself may have its tuple again, and after a minute so may anybody.
+    let mine = u32::from(gone[0]);
+    worker.open(&NewFlow { masquerade: true, ..new(forward(Tcp, mine), at(102)) }, gone[0]);
+    worker.open(&NewFlow { masquerade: true, ..new(forward(Tcp, capacity + 1), at(160)) }, gone[1]);
+}
+
+#[test]
+fn a_handshake_under_way_outlives_a_crowd_of_closed_connections() {
+    let table = table(1);
+    let mut worker = Worker::new(&table, 0);
+    let capacity = u32::try_from(table.capacity()).unwrap();
+    fill_closed(&mut worker, 0..capacity - 1, 100);
+    fill(&mut worker, Tcp, capacity - 1..capacity, 101);
+    worker.sweep(at(102), false);
+    let mut evicted = 0;
     for n in 0..capacity {
-        let flow = NewFlow { masquerade: true, ..new(forward(Tcp, n), at(100)) };
-        worker.open(&flow, u16::try_from(n).unwrap());
-        establish(&table, n, 100);
-        let back = reply(Tcp, u16::try_from(n).unwrap());
-        drive(&table, forward(Tcp, n), back, at(100), &[(S, FIN_ACK), (C, FIN_ACK), (S, ACK)]);
+        if let swept @ Swept { evicted: 1.., .. } = worker.sweep(at(102), true) {
+            evicted += swept.evicted;
+        }
+        let next = NewFlow { masquerade: true, ..new(forward(Tcp, capacity + n), at(102)) };
+        if matches!(worker.try_open(&next, [10_000 + u16::try_from(n).unwrap()]), Opened::New(_)) {
+            establish_late(&table, capacity + n, 10_000 + u16::try_from(n).unwrap());
+        }
     }
-    worker.sweep(at(150), false);
-    assert!((0..100).all(|_| worker.sweep(at(150), true).evicted == 0));
-    assert!(worker.sweep(at(161), true).evicted > 0, "after a minute it may go");
+    assert!(evicted > capacity / 2, "{evicted}");
+    assert!(find(&table, forward(Tcp, capacity - 1)).is_some(), "1 s old and not answered yet");
+}
+
+#[test]
+fn flows_that_only_hold_their_tuple_count_and_are_listed() {
+    let table = table(1);
+    let mut worker = Worker::new(&table, 0);
+    fill_closed(&mut worker, 0..1, 100);
+    assert!(table.kill(&find(&table, forward(Tcp, 0)).unwrap()), "its client opens it anew");
+    assert_eq!(table.live(), 1, "it has its record for a minute");
+    let mut listed = Vec::new();
+    table.for_each(tick(110), |flow| listed.push((flow.state, flow.active, flow.expires)));
+    assert_eq!(listed, [("HELD", false, 50)]);
+    worker.turn(161);
+    assert_eq!(table.live(), 0);
+}
+
+#[test]
+fn without_a_free_port_the_oldest_half_open_flow_makes_room_and_no_other() {
+    let table = table(4_097);
+    let (mut owner, mut worker) = (Worker::new(&table, 0), Worker::new(&table, 1));
+    fill(&mut owner, Tcp, 0..3, 100);
+    fill(&mut owner, Tcp, 3..4, 99);
+    fill(&mut owner, Udp, 4..5, 90);
+    establish(&table, 2, 100);
+    let exhausted = |worker: &mut Worker<'_>, n: u32, secs, ports: &[u16]| {
+        worker.met = Met::default();
+        let opened = worker.try_open(&new(forward(Tcp, n), at(secs)), ports.iter().copied());
+        assert!(matches!(opened, Opened::PortsExhausted), "{opened:?}");
+        worker.met.abandoned
+    };
+    assert!(exhausted(&mut worker, 100, 101, &[0, 1, 2, 3]).is_none(), "handshakes may still be under way");
+    assert!(exhausted(&mut worker, 101, 104, &[2]).is_none(), "an established flow keeps its tuple");
+    let abandoned = exhausted(&mut worker, 101, 104, &[0, 1, 2, 3]).unwrap();
+    assert_eq!(abandoned.reply, reply(Tcp, 3), "the longest idle");
+    assert!(table.abandon(&abandoned, tick(104)) && !table.abandon(&abandoned, tick(104)));
+    worker.open(&new(forward(Tcp, 101), at(104)), 3);
+    assert!(find(&table, forward(Tcp, 3)).is_none());
+    assert!([0, 1, 2].iter().all(|n| find(&table, forward(Tcp, *n)).is_some()));
+    // What came to life since it was found is not ended.
+    let revived = exhausted(&mut worker, 102, 104, &[1]).unwrap();
+    establish(&table, 1, 104);
+    assert!(!table.abandon(&revived, tick(104)));
+    owner.turn(105);
+    assert_eq!(table.live(), 5, "the record went back to its owner");
+}
+
+#[test]
+fn a_search_for_a_port_is_short_when_an_abandoned_flow_is_found() {
+    let table = table(1);
+    let mut worker = Worker::new(&table, 0);
+    fill(&mut worker, Tcp, 0..200, 100);
+    let opened = worker.try_open(&new(forward(Tcp, 300), at(110)), 0..200);
+    assert!(matches!(opened, Opened::PortsExhausted), "{opened:?}");
+    assert_eq!(worker.met.clashes, 64);
+    assert!(worker.met.abandoned.is_some());
 }
 
 #[test]

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use super::arena::Chunks;
 use super::hash::{Hash, Seed};
+use super::held::Held;
 use super::index::Index;
 use super::key::Key;
 use super::ledger::Ledger;
 use super::loads::Loads;
 use super::map::Slots;
 use super::prefetch::prefetch;
-use super::record::{Record, Seen};
+use super::record::{Expected, Record, Seen};
 use super::region::{Parts, Region};
 use super::sctp::sctp;
 use super::state::{State, StateWord, Touched};
@@ -41,6 +42,8 @@ pub struct Hit<const N: usize> {
     pub service: ServiceId,
     /// Where it goes. 0 when the process that opened it is gone.
     pub endpoint: EndpointId,
+    /// What a TCP segment's numbers are compared with; see [`Table::believed`].
+    pub expected: Expected,
     /// The state word as read: what [`Table::kill`] judges by.
     pub state: u64,
 }
@@ -106,6 +109,7 @@ pub struct Table<const N: usize> {
     owners: Slots<AtomicU8>,
     seed: Seed<N>,
     pub(super) loads: Arc<Loads>,
+    pub(super) held: Held,
     pub(super) ttls: Ttls,
     pub(super) incarnation: u16,
 }
@@ -127,7 +131,8 @@ impl<const N: usize> Table<N> {
     ) -> Self {
         let Parts { owners, buckets, records, ledgers } = parts;
         assert!(records.len().is_power_of_two() && records.len() == ledgers.len());
-        Self { index: Index::new(buckets), records, ledgers, owners, seed, loads, ttls, incarnation }
+        let held = Held::new(records.len());
+        Self { index: Index::new(buckets), records, ledgers, owners, seed, loads, held, ttls, incarnation }
     }
 
     /// An empty-handed owner for worker `id`: it takes chunks when it needs them, and leaves them when
@@ -222,11 +227,11 @@ impl<const N: usize> Table<N> {
         self.record(hit.ix).state.keep(hit.generation, epoch);
     }
 
-    /// Every live flow, racy but never torn.
+    /// Every flow that has a record, racy but never torn: also those that have ended and hold their reply tuple.
     pub fn for_each(&self, now: Tick, mut f: impl FnMut(FlowView<N>)) {
         for (record, ledger) in self.records.iter().zip(self.ledgers.iter()) {
             let state = record.state.state();
-            if !state.serves(state.generation()) {
+            if !state.is_in_use() {
                 continue;
             }
             let Some(seen) = record.seen(state.generation()) else { continue };
@@ -235,7 +240,7 @@ impl<const N: usize> Table<N> {
             f(FlowView {
                 forward,
                 reply,
-                state: Class::of(proto, flags).name(),
+                state: if flags.has(Flags::LINGER) { "HELD" } else { Class::of(proto, flags).name() },
                 active: flags.has(Flags::COUNTED),
                 service: seen.service,
                 endpoint: seen.endpoint(self.incarnation),
@@ -247,11 +252,11 @@ impl<const N: usize> Table<N> {
         }
     }
 
-    /// Live flows, by a walk over the records: milliseconds for a big table.
+    /// Flows that have a record, by a walk over the records: milliseconds for a big table. Those that have ended and
+    /// hold their reply tuple take the room of a live one, and count.
     #[must_use]
     pub fn live(&self) -> usize {
-        let states = self.records.iter().map(|record| record.state.state());
-        states.filter(|state| state.serves(state.generation())).count()
+        self.records.iter().filter(|record| record.state.state().is_in_use()).count()
     }
 
     /// Active flows by endpoint, together with those of the region's other table.
@@ -311,6 +316,7 @@ impl<const N: usize> Table<N> {
             delta: seen.delta_of(dir),
             service: seen.service,
             endpoint: seen.endpoint(self.incarnation),
+            expected: seen.expected,
             state: seen.state.0,
         }
     }

@@ -1,9 +1,9 @@
 //! What a packet does to its flow: the flags machine of TCP, and the two steps of UDP. SCTP's is `flow/sctp.rs`.
 //!
-//! No sequence numbers. The kernel's table (`net/netfilter/nf_conntrack_proto_tcp.c`) reduced to flags: NEW,
-//! SYN_RECV, ESTABLISHED, half-closed by the first FIN, LAST_ACK by the second, TIME_WAIT by the ACK behind
-//! it, RST beside any of them. What the kernel ignores or calls invalid is translated all the same, but
-//! neither refreshes nor moves the flow.
+//! No sequence numbers: a RST or FIN from out of the window does not get here (`flow/belief.rs`). The kernel's table
+//! (`net/netfilter/nf_conntrack_proto_tcp.c`) reduced to flags: NEW, SYN_RECV, ESTABLISHED, half-closed by the first
+//! FIN, LAST_ACK by the second, TIME_WAIT by the ACK behind it, RST beside any of them. What the kernel ignores or
+//! calls invalid is translated all the same, but neither refreshes nor moves the flow.
 
 use super::sctp::Association;
 use super::word::Dir;

@@ -141,28 +141,64 @@ pub(super) fn holds_tuple(proto: Proto, flags: Flags) -> bool {
     proto == Proto::Tcp && flags.has(Flags::MASQ.with(Flags::FIN_REV))
 }
 
+/// Seconds a handshake is given before it counts as one nobody will finish: a lost SYN is sent again after one, and
+/// after two more.
+pub(super) const HANDSHAKE: u32 = 3;
+
 /// Which flows go first when the table is full: lower goes before higher. `None` is never evicted.
+///
+/// Handshakes that may still be under way go after what is closed, or a crowd of closed connections would cost others
+/// their new ones; when there is nothing else, the oldest of them go: in a flood of SYNs that is the flood.
 pub(super) fn rank(proto: Proto, flags: Flags, idle: u32) -> Option<u8> {
-    if flags.is_over() || (holds_tuple(proto, flags) && idle < HOLD) {
+    if flags.has(Flags::DEAD) {
         return None;
     }
+    if flags.has(Flags::LINGER) {
+        return Some(1);
+    }
+    let half_open = if idle >= HANDSHAKE { 0 } else { 2 };
     match Class::of(proto, flags) {
-        Class::SynSent | Class::SynRecv => Some(0),
+        Class::SynSent | Class::SynRecv => Some(half_open),
         Class::LastAck | Class::TimeWait | Class::Reset => Some(1),
-        Class::Unreplied | Class::PickedUp => Some(2),
-        Class::Replied | Class::Stream => Some(3),
+        Class::Unreplied | Class::PickedUp => Some(3),
+        Class::Replied | Class::Stream => Some(4),
         // An established flow, and one whose other half still may carry data.
         Class::Established | Class::HalfClosed => None,
         Class::Sctp(association) => match association {
-            Association::CookieWait | Association::CookieEchoed => Some(0),
+            Association::CookieWait | Association::CookieEchoed => Some(half_open),
             Association::ShutdownSent
             | Association::ShutdownRecd
             | Association::ShutdownAckSent
             | Association::Closed => Some(1),
-            Association::HeartbeatSent => Some(2),
+            Association::HeartbeatSent => Some(3),
             Association::Established => None,
         },
     }
+}
+
+/// Whether a flow that ends now, so long after its last packet, leaves a reply tuple behind that must not go to another
+/// client yet.
+pub(super) fn leaves_hold(proto: Proto, flags: Flags, idle: u32) -> bool {
+    idle < HOLD && (flags.has(Flags::LINGER) || holds_tuple(proto, flags))
+}
+
+/// Whether a flow gives its reply tuple to another one when there is no free one left towards its endpoint: a handshake,
+/// or a question, that nobody went on with, and a connection that was reset before its server closed.
+pub(super) fn gives_way(proto: Proto, flags: Flags, idle: u32) -> bool {
+    let abandoned = match Class::of(proto, flags) {
+        Class::SynSent | Class::SynRecv | Class::Reset | Class::Unreplied | Class::PickedUp => true,
+        Class::Sctp(association) => {
+            use Association::{Closed, CookieEchoed, CookieWait, HeartbeatSent};
+            matches!(association, CookieWait | CookieEchoed | HeartbeatSent | Closed)
+        }
+        Class::Established
+        | Class::HalfClosed
+        | Class::LastAck
+        | Class::TimeWait
+        | Class::Replied
+        | Class::Stream => false,
+    };
+    abandoned && idle >= HANDSHAKE && !flags.is_over() && !holds_tuple(proto, flags)
 }
 
 #[cfg(test)]
@@ -211,7 +247,9 @@ mod tests {
         let shut = SHUT.with(Flags::MASQ);
         for flags in [shut, shut.with(Flags::CLOSED), shut.with(Flags::RST), shut.with(Flags::LINGER)] {
             assert_eq!(ttls.of(Proto::Tcp, flags), HOLD, "{flags:?}");
-            assert_eq!(rank(Proto::Tcp, flags, HOLD - 1), None, "{flags:?}");
+            assert_eq!(rank(Proto::Tcp, flags, 0), Some(1), "{flags:?} makes room");
+            assert!(leaves_hold(Proto::Tcp, flags, HOLD - 1) && !leaves_hold(Proto::Tcp, flags, HOLD));
+            assert!(!gives_way(Proto::Tcp, flags, HOLD), "{flags:?}");
         }
         assert_eq!(rank(Proto::Tcp, shut.with(Flags::CLOSED), HOLD), Some(1));
         assert_eq!(ttls.of(Proto::Tcp, SHUT), 30, "a client's own port");
@@ -237,9 +275,29 @@ mod tests {
             (Proto::Sctp, Association::ShutdownRecd.flags()),
             (Proto::Sctp, Association::HeartbeatSent.flags()),
         ]
-        .map(|(proto, flags)| rank(proto, flags, 0))
+        .map(|(proto, flags)| rank(proto, flags, HANDSHAKE))
         .to_vec();
-        assert_eq!(order, [0, 1, 2, 3, 0, 1, 2].map(Some));
+        assert_eq!(order, [0, 1, 3, 4, 0, 1, 3].map(Some));
+        assert_eq!(rank(Proto::Tcp, Flags::NONE, HANDSHAKE - 1), Some(2), "it may still get its answer");
+    }
+
+    #[test]
+    fn only_what_nobody_goes_on_with_gives_its_tuple_away() {
+        for (proto, flags, gives) in [
+            (Proto::Tcp, Flags::NONE, true),
+            (Proto::Tcp, Flags::SYN_ACK.with(Flags::REPLIED), true),
+            (Proto::Tcp, OPEN.with(Flags::RST), true),
+            (Proto::Udp, Flags::NONE, true),
+            (Proto::Sctp, Association::CookieWait.flags(), true),
+            (Proto::Tcp, OPEN, false),
+            (Proto::Tcp, OPEN.with(Flags::FIN_FWD), false),
+            (Proto::Tcp, SHUT.with(Flags::CLOSED), false),
+            (Proto::Udp, Flags::REPLIED, false),
+            (Proto::Sctp, Association::Established.flags(), false),
+        ] {
+            assert_eq!(gives_way(proto, flags, HANDSHAKE), gives, "{proto} {flags:?}");
+            assert!(!gives_way(proto, flags, HANDSHAKE - 1), "{proto} {flags:?}");
+        }
     }
 
     #[test]

@@ -5,11 +5,12 @@ use super::picks::Picks;
 use super::ports::Candidates;
 use super::reject::Answer;
 use super::{Fate, Nat, Outcome, is_cluster_ip_or_snat, may_go_on};
-use crate::flow::{Hit, Key, NewFlow, Opened, Tops};
+use crate::flow::{Abandoned, ENOUGH, Hit, Key, Met, NewFlow, Opened, Tops};
 use crate::packet::alias;
 use crate::packet::frame::Frame;
 use crate::packet::layout::L4Flags;
 use crate::packet::sctp::Chunk;
+use crate::packet::segment::Numbers;
 use crate::packet::tuple::{Address, Proto, Tuple};
 use crate::service::{
     Backend, Decision, NoReasons, Origin, Service, Set, Snapshot, World, choose, decide, masquerades,
@@ -122,8 +123,11 @@ impl<const N: usize> Nat<'_, N> {
             opened = self.open(&new, tuple, snapshot, backend);
         }
         let hit = match opened {
-            Opened::New(hit) => {
+            Opened::New(mut hit) => {
                 self.stats.add(Counter::FlowsOpened, 1);
+                if new.pickup {
+                    self.table.pick_up(&mut hit, Numbers::of(frame.packet(), &frame.layout));
+                }
                 hit
             }
             // Judged as any hit is: it may have been opened under an older snapshot.
@@ -159,20 +163,37 @@ impl<const N: usize> Nat<'_, N> {
             let dst = if by_alias { A::from_ip(alias::of(dst.into())).unwrap_or(dst) } else { dst };
             Key::from(Tuple { src: endpoint, dst, sport: backend.port, dport, proto: tuple.proto })
         };
-        let mut clashes = 0;
+        let others =
+            snapshot.fabric().snat.iter().filter(|addr| A::from_ip(**addr).is_some()).skip(1).count();
+        let others = if new.masquerade { u32::try_from(others).unwrap_or(u32::MAX) } else { 0 };
+        // The last address decides: one before it may be full of flows while that has ports.
+        let enough = others.saturating_mul(Candidates::MOST).saturating_add(ENOUGH);
+        let mut met = Met { enough, ..Met::default() };
         let opened = if new.masquerade {
             let snat = snapshot.fabric().snat.iter().copied().filter_map(A::from_ip);
             let replies =
                 snat.flat_map(|dst| ports.clone().filter(free).map(move |port| arriving(dst, port)));
-            self.table.open(self.own, new, replies, &mut clashes)
+            self.table.open(self.own, new, replies, &mut met)
         } else {
             // Its own port belongs to the client, whatever it is.
             let replies = ports.filter(|port| *port == own || free(port));
             let replies = replies.map(|port| arriving(tuple.src, port));
-            self.table.open(self.own, new, replies, &mut clashes)
+            self.table.open(self.own, new, replies, &mut met)
         };
-        self.stats.add(Counter::PortClashes, u64::from(clashes));
-        opened
+        self.stats.add(Counter::PortClashes, u64::from(met.clashes));
+        match (opened, met.abandoned) {
+            (Opened::PortsExhausted, Some(abandoned)) => self.take_port_of(&abandoned, new),
+            (opened, _) => opened,
+        }
+    }
+
+    /// No source port is left towards this endpoint: a flow that nobody goes on with gives its own.
+    fn take_port_of(&mut self, abandoned: &Abandoned<N>, new: &NewFlow<N>) -> Opened<N> {
+        if !self.table.abandon(abandoned, self.now.tick()) {
+            return Opened::Raced;
+        }
+        self.stats.add(Counter::FlowsEvicted, 1);
+        self.table.open(self.own, new, std::iter::once(abandoned.reply), &mut Met::default())
     }
 
     /// The table is full: ends flows nobody would miss, once a batch and family. True when there is room now.

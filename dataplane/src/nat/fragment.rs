@@ -28,6 +28,7 @@ use crate::clock::Time;
 use crate::flow::{Hash, Key};
 use crate::packet::fragment::{Part, readdress};
 use crate::packet::frame::{Batch, Frame};
+use crate::packet::give_back_hop;
 use crate::packet::layout::{Kind, Piece};
 use crate::packet::tuple::{Address, Tuple};
 use crate::packet::vnet::VNET_LEN;
@@ -247,6 +248,7 @@ impl<const N: usize> Nat<'_, N> {
             Fate::Translated { to, flow } => {
                 let to = Tuple::<A>::from(*to);
                 readdress(packet, to.src, to.dst);
+                give_back_hop::<A>(packet);
                 if self.choices.accounting
                     && let Some(flow) = flow
                 {

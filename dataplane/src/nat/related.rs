@@ -10,6 +10,7 @@ use super::{Nat, Outcome};
 use crate::flow::Key;
 use crate::packet::alias;
 use crate::packet::frame::Frame;
+use crate::packet::give_back_hop;
 use crate::packet::icmp::IcmpError;
 use crate::packet::layout::Addresses;
 use crate::packet::tuple::Family;
@@ -59,6 +60,7 @@ impl<const N: usize> Nat<'_, N> {
         // router behind it. Where it is not, the router's own address stays.
         let outer_src = if out.src == arriving.src { src } else { out.src };
         error.translate(frame.packet_mut(), &layout, &out.reversed(), outer_src, out.dst);
+        give_back_hop::<A>(frame.packet_mut());
         self.stats.add(Counter::IcmpErrorsTranslated, 1);
         Outcome::TRANSLATED
     }

@@ -96,7 +96,7 @@ pub fn tcp_reset<A: Address>(offending: &[u8], layout: &Layout, csum: Csum, out:
 fn answerable<A: Address>(offending: &[u8], layout: &Layout, csum: Csum) -> bool {
     debug_assert_eq!(layout.family(), A::FAMILY);
     let Addresses::<A> { src, dst } = layout.addresses(offending);
-    let l4 = &offending[layout.l4_offset()..layout.total_len()];
+    let l4 = &offending[layout.l4_offset()..layout.l4_end(offending)];
     let unverifiable = csum == Csum::Partial || layout.is_fragment();
     match layout.kind() {
         Kind::IcmpError => false,
@@ -125,7 +125,7 @@ fn answerable<A: Address>(offending: &[u8], layout: &Layout, csum: Csum) -> bool
 fn finish(quote: &mut [u8], offending: &[u8], layout: &Layout, proto: Proto) {
     let Some(at) = field(proto).map(|at| layout.l4_offset() + at) else { return };
     if at + 2 <= quote.len() {
-        let checksum = !sum(&offending[layout.l4_offset()..layout.total_len()]);
+        let checksum = !sum(&offending[layout.l4_offset()..layout.l4_end(offending)]);
         update(quote, at, |_| if proto == Proto::Udp { never_zero(checksum) } else { checksum });
     }
 }

@@ -161,8 +161,8 @@ fn first(protocol: u8, icmp: u8, data: &[u8]) -> Result<(Kind, L4Flags, Piece), 
     }
     let (kind, flags) = match protocol {
         UDP => {
-            // The length is the whole datagram's, and more of it is to come.
-            if usize::from(word(data, 4)) <= data.len() {
+            // The length is the datagram's, most of which may be still to come, or options behind it (RFC 9868).
+            if usize::from(word(data, 4)) < header {
                 return Err(DropReason::BadL4Header);
             }
             (Kind::Flow(Proto::Udp), L4Flags::default())

@@ -204,6 +204,20 @@ impl Layout {
         Tuple { src, dst, sport: word(ports, 0), dport: word(ports, 2), proto }
     }
 
+    /// Where what the layer-4 checksum is over ends: the packet, or before that a whole UDP datagram.
+    ///
+    /// # Panics
+    /// `bytes` is not the packet this layout is of.
+    #[must_use]
+    pub fn l4_end(&self, bytes: &[u8]) -> usize {
+        match (self.kind, self.piece) {
+            (Kind::Flow(Proto::Udp), Piece::Whole) => {
+                self.total_len().min(self.l4_offset() + usize::from(word(bytes, self.l4_offset() + 4)))
+            }
+            _ => self.total_len(),
+        }
+    }
+
     /// Payload bytes behind the layer-4 header (TCP: behind options); of [`Kind::Other`], all behind the IP
     /// headers.
     ///
@@ -298,9 +312,10 @@ pub(super) fn upper(protocol: u8, icmp: u8, l4: &[u8]) -> Result<(Kind, L4Flags)
             Ok((Kind::Flow(Proto::Tcp), L4Flags(header[13])))
         }
         UDP => {
-            // A GSO super-packet has its real length. Zero means a jumbogram (RFC 2675), which none of ours is.
+            // What follows the datagram in its packet are options (RFC 9868), of which no checksum of ours knows. A GSO
+            // super-packet has its real length. Zero means a jumbogram (RFC 2675), which none of ours is.
             let header: &[u8; 8] = l4.first_chunk().ok_or(BAD)?;
-            if usize::from(word(header, 4)) != l4.len() {
+            if !(header.len()..=l4.len()).contains(&usize::from(word(header, 4))) {
                 return Err(BAD);
             }
             Ok((Kind::Flow(Proto::Udp), L4Flags::default()))

@@ -272,3 +272,13 @@ fn add_address<A: Address>(sum: Sum16BitWords, addr: A) -> Sum16BitWords {
         IpAddr::V6(addr) => sum.add_slice(&addr.octets()),
     }
 }
+
+/// The packet as it leaves us when nothing else changes in it: with the hop that the way to us cost.
+pub(crate) fn hop_back(mut packet: Vec<u8>) -> Vec<u8> {
+    if packet[0] >> 4 == 4 {
+        super::give_back_hop::<Ipv4Addr>(&mut packet);
+    } else {
+        super::give_back_hop::<Ipv6Addr>(&mut packet);
+    }
+    packet
+}

@@ -100,21 +100,23 @@ impl VnetHdr {
         if layout.is_fragment() && !whole {
             return Err(DropReason::BadVnetHeader);
         }
-        if known && usize::from(self.hdr_len) <= bytes.len() && self.segmentation_fits(layout) {
+        if known && usize::from(self.hdr_len) <= bytes.len() && self.segmentation_fits(layout, bytes) {
             self.csum(layout, bytes).ok_or(DropReason::BadVnetHeader)
         } else {
             Err(DropReason::BadVnetHeader)
         }
     }
 
-    fn segmentation_fits(&self, layout: &Layout) -> bool {
+    fn segmentation_fits(&self, layout: &Layout, bytes: &[u8]) -> bool {
         let fits = match self.gso_type & !Self::GSO_ECN {
             // Without segments there is no first one.
             Self::GSO_NONE => return self.gso_type == Self::GSO_NONE,
             Self::GSO_TCPV4 => layout.kind() == Kind::Flow(Proto::Tcp) && layout.family() == Family::V4,
             Self::GSO_TCPV6 => layout.kind() == Kind::Flow(Proto::Tcp) && layout.family() == Family::V6,
             Self::GSO_UDP | Self::GSO_UDP_L4 => {
-                layout.kind() == Kind::Flow(Proto::Udp) && self.gso_type & Self::GSO_ECN == 0
+                // Bytes behind the datagram would be in no segment's checksum.
+                let full = layout.l4_end(bytes) == layout.total_len();
+                layout.kind() == Kind::Flow(Proto::Udp) && self.gso_type & Self::GSO_ECN == 0 && full
             }
             _ => false,
         };

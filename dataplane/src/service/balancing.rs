@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::groups::{Groups, cost};
 use super::select::{hash_endpoint, hash_name, mix};
 use super::{Backend, Live, Selector, Set, maglev};
 use crate::packet::tuple::Tuple;
@@ -31,6 +32,8 @@ struct Shares {
     sums: Box<[u32]>,
     /// The Maglev table: positions in the set.
     table: Box<[u16]>,
+    /// For rendezvous hashing over a large set.
+    groups: Option<Box<Groups>>,
 }
 
 /// Whose turn it is, in the cluster set and in the local one. No two are different: it is no part of what a service port
@@ -109,6 +112,7 @@ impl Balancing {
         let fits = |shares: &Shares, members: usize| {
             let tabled = !matches!(self.selector, Selector::Maglev(_)) || members == 0;
             (shares.sums.is_empty() || shares.sums.len() == members)
+                && shares.groups.as_ref().is_none_or(|groups| groups.members() == members)
                 && (tabled || !shares.table.is_empty())
                 && shares.table.iter().all(|position| usize::from(*position) < members)
         };
@@ -178,11 +182,19 @@ impl Shares {
         if members.iter().all(|place| of(place) == first) {
             sums = Box::default();
         }
-        let mut shares = Self { sums, table: Box::default() };
-        if matches!(selector, Selector::Maglev(_)) {
-            let hashes: Vec<u64> =
-                members.iter().filter_map(|place| hashes.get(*place as usize).copied()).collect();
-            shares.table = maglev::table(&hashes, |position| shares.weight(position)).unwrap_or_default();
+        let mut shares = Self { sums, ..Self::default() };
+        let hashes = || -> Vec<u64> {
+            members.iter().filter_map(|place| hashes.get(*place as usize).copied()).collect()
+        };
+        match selector {
+            Selector::Maglev(_) => {
+                let table = maglev::table(&hashes(), |position| shares.weight(position));
+                shares.table = table.unwrap_or_default();
+            }
+            Selector::Hrw(_) => {
+                shares.groups = Groups::new(&hashes(), |position| shares.weight(position)).map(Box::new);
+            }
+            Selector::Random | Selector::RoundRobin | Selector::LeastConn | Selector::P2c => {}
         }
         shares
     }
@@ -283,20 +295,23 @@ impl Among<'_> {
         Some(if self.compare(other, one, live).is_lt() { other } else { one })
     }
 
-    /// Rendezvous: the highest hash; weighted, the lowest of `-ln(u) / weight`, `u` being the hash as a number in (0, 1)
-    /// (Schindelhauer and Schomaker, SPAA 2005).
+    /// Rendezvous: the highest hash; weighted, the lowest [`cost`]. Of a large set among one group only.
     fn highest(&self, hashes: &[u64], flow: u64) -> Option<usize> {
-        let hash = |place: &u32| mix(flow, hashes.get(*place as usize).copied().unwrap_or_default());
-        let members = self.members.iter().enumerate();
-        if self.shares.sums.is_empty() {
-            return members.max_by_key(|(_, place)| hash(place)).map(|(position, _)| position);
+        match &self.shares.groups {
+            Some(groups) => self.highest_of(groups.of(flow).iter().map(|at| *at as usize), hashes, flow),
+            None => self.highest_of(0..self.members.len(), hashes, flow),
         }
-        #[allow(clippy::cast_precision_loss, reason = "53 bits fit")]
-        let cost = |position: usize, place: &u32| {
-            let u = ((hash(place) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
-            -u.ln() / f64::from(self.shares.weight(position))
+    }
+
+    fn highest_of(&self, positions: impl Iterator<Item = usize>, hashes: &[u64], flow: u64) -> Option<usize> {
+        let hash = |position: usize| {
+            let place = self.members.get(position).copied().unwrap_or_default();
+            mix(flow, hashes.get(place as usize).copied().unwrap_or_default())
         };
-        let costs = members.map(|(position, place)| (position, cost(position, place)));
+        if self.shares.sums.is_empty() {
+            return positions.max_by_key(|position| hash(*position));
+        }
+        let costs = positions.map(|position| (position, cost(hash(position), self.shares.weight(position))));
         costs.min_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(position, _)| position)
     }
 

@@ -211,7 +211,7 @@ impl Worker {
         let device = self.config.device.clone();
         let Some(link) = view.link(&device).cloned() else { return Err(NodeError::NoDevice { device }) };
         let mut work = Work::default();
-        for fault in device::faults(&link, &view.addresses) {
+        for fault in device::faults(&link, &view.addresses, self.config.queue_length) {
             match fault.mend(&mut self.netlink, &link) {
                 // Without these the device works; where /proc/sys is read-only there is no other way to set them.
                 Err(error) if fault.is_minor() => {

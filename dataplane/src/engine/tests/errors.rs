@@ -31,7 +31,7 @@ fn an_error_from_the_endpoints_side_reaches_the_client_from_the_vip() {
         let at = header(from.ip());
         assert_eq!(got[at..at + 2], too_big(ip(router)));
         assert_eq!(got[at + 4..at + 8], MTU);
-        assert_eq!(got[at + 8..], first, "the client finds what it sent, its checksum included");
+        assert_eq!(got[at + 8..], hop_back(first), "the client finds what it sent, its checksum included");
         assert_eq!(rig.totals().get(Counter::IcmpErrorsTranslated), 1);
     }
 }
@@ -51,7 +51,7 @@ fn an_error_from_the_clients_side_reaches_the_endpoint_from_the_snat_address() {
         assert_eq!((from.ip(), to.ip()), (sent.src().ip(), sent.dst().ip()));
         let at = header(from.ip());
         assert_eq!(got[at + 4..at + 8], MTU);
-        assert_eq!(got[at + 8..], answer[..at + 8], "the endpoint finds what it sent");
+        assert_eq!(got[at + 8..], hop_back(answer)[..at + 8], "the endpoint finds what it sent");
     }
 }
 

@@ -18,7 +18,7 @@ use crate::packet::tuple::{Proto, Tuple};
 use crate::packet::vnet::VnetHdr;
 use crate::service::{Service, SnapshotBuilder, World};
 use crate::stats::{Counter, WorkerStats};
-use crate::verdict::DropReason;
+use crate::verdict::{DropReason, Verdict};
 
 fn dns(epoch: u16, endpoints: &[&str]) -> Service {
     service(2, Proto::Udp, DNS, epoch, endpoints)
@@ -284,4 +284,50 @@ fn with_nat(rig: &mut Rig, f: impl FnOnce(&mut Nat<'_, 2>)) {
         fragments: rig.tables.fragments.v4(),
         due: &mut Due::default(),
     });
+}
+
+#[test]
+fn what_follows_a_datagram_in_its_packet_is_served_and_kept() {
+    for (client, vip) in [(CLIENT, DNS), (CLIENT6, DNS6)] {
+        let mut rig = Rig::new();
+        // RFC 9868: the packet's length is beyond the datagram's, whose checksum is over itself alone.
+        let mut packet = udp(client, vip);
+        let surplus = [0x5a; 12];
+        packet.extend(surplus);
+        let at = if packet[0] >> 4 == 4 { 2 } else { 4 };
+        let longer = u16::from_be_bytes([packet[at], packet[at + 1]]) + 12;
+        packet[at..at + 2].copy_from_slice(&longer.to_be_bytes());
+        if at == 2 {
+            let sum = u16::from_be_bytes([packet[10], packet[11]]);
+            packet[10..12].copy_from_slice(&(sum - 12).to_be_bytes());
+        }
+        let sent = rig.open(&packet);
+        assert_eq!((sent.bytes.len(), &sent.bytes[packet.len() - 12..]), (packet.len(), &surplus[..]));
+        let mut datagram = sent.bytes[..packet.len() - 12].to_vec();
+        datagram[at..at + 2].copy_from_slice(&(longer - 12).to_be_bytes());
+        if at == 2 {
+            let sum = u16::from_be_bytes([datagram[10], datagram[11]]);
+            datagram[10..12].copy_from_slice(&(sum + 12).to_be_bytes());
+        }
+        assert_valid(&datagram);
+    }
+}
+
+#[test]
+fn the_way_through_costs_no_hop_of_its_own() {
+    for (client, vip) in [(CLIENT, DNS), (CLIENT6, DNS6)] {
+        let mut rig = Rig::new();
+        let packet = udp(client, vip);
+        let at = if packet[0] >> 4 == 4 { 8 } else { 7 };
+        let sent = rig.open(&packet);
+        let back = rig.one(&udp(sent.dst(), sent.src())).translated();
+        assert_eq!((packet[at], sent.bytes[at], back.bytes[at]), (63, 64, 64));
+        let stranger = udp(client, if at == 8 { "10.3.0.1:53" } else { "[fd00:3::1]:53" });
+        let passed = rig.one(&stranger);
+        assert_eq!(
+            (passed.verdict, passed.bytes[at]),
+            (Some(Verdict::Passed), 63),
+            "what we do not translate"
+        );
+    }
 }

@@ -163,12 +163,13 @@ fn headers_are_in_the_first_fragment_whole() {
 }
 
 #[test]
-fn the_length_of_a_udp_datagram_is_beyond_its_first_fragment() {
+fn a_udp_datagram_may_end_before_or_behind_its_first_fragment() {
     for (len, expected) in [
         (600_u16, Ok((Kind::Flow(Proto::Udp), Piece::First))),
         (65, Ok((Kind::Flow(Proto::Udp), Piece::First))),
-        (64, Err(DropReason::BadL4Header)),
-        (8, Err(DropReason::BadL4Header)),
+        (64, Ok((Kind::Flow(Proto::Udp), Piece::First))),
+        (8, Ok((Kind::Flow(Proto::Udp), Piece::First))),
+        (7, Err(DropReason::BadL4Header)),
         (0, Err(DropReason::BadL4Header)),
     ] {
         let mut data = [0; 64];

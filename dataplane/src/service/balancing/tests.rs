@@ -194,6 +194,34 @@ fn when_an_endpoint_leaves_hashing_leaves_the_others_flows_alone() {
 }
 
 #[test]
+fn rendezvous_over_a_large_set_keeps_shares_and_moves_little_when_some_leave() {
+    const COUNT: u32 = 3_000;
+    const FLOWS: u32 = 12_000;
+    let by = Selector::Hrw(HashBy::Tuple);
+    let weights: Vec<u16> = (0..COUNT).map(|n| if n % 2 == 0 { 3 } else { 1 }).collect();
+    for (weights, heavy_share) in [(&[][..], 0.5), (&weights[..], 0.75)] {
+        let all = Field::new(by, COUNT, weights);
+        let stays = |n: u32| n % 100 != 7;
+        let left = backends(COUNT).into_iter().filter(|backend| stays(backend.id.0 - 1)).collect();
+        let kept: Vec<u16> =
+            (0..).zip(weights).filter(|(n, _)| stays(*n)).map(|(_, weight)| *weight).collect();
+        let left = Field::of(by, left, &kept);
+        let mut rng = Rng::new(1);
+        let (mut heavy, mut moved) = (0, 0);
+        for n in 0..FLOWS {
+            let (before, after) = (all.pick(&flow(n), &mut rng), left.pick(&flow(n), &mut rng));
+            let (before, after) = (all.backends[before].id.0 - 1, left.backends[after].id.0 - 1);
+            heavy += u32::from(before % 2 == 0);
+            moved += u32::from(stays(before) && before != after);
+        }
+        let share = f64::from(heavy) / f64::from(FLOWS);
+        assert!((share - heavy_share).abs() < 0.02, "{share}");
+        // One in a hundred left; at most about as many flows of others go elsewhere as theirs do.
+        assert!(moved < FLOWS * 2 / 100, "{moved} of {FLOWS}");
+    }
+}
+
+#[test]
 fn hashing_by_client_keeps_a_clients_flows_together_and_by_tuple_does_not() {
     for (by, places) in [(HashBy::Client, 1), (HashBy::Tuple, 10)] {
         for selector in [Selector::Hrw(by), Selector::Maglev(by)] {

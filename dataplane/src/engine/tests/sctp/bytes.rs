@@ -32,12 +32,20 @@ fn errors_reach_both_ends_with_the_packet_they_know() {
             let got = rig.one(&error).translated();
             assert_valid(&got.bytes);
             assert_eq!((got.src().ip(), got.dst().ip()), (addr(vip).ip(), addr(client).ip()));
-            assert_eq!(got.bytes[head + 8..], there[..quoted], "{quoted} quoted to the client");
+            assert_eq!(
+                got.bytes[head + 8..],
+                hop_back(there.clone())[..quoted],
+                "{quoted} quoted to the client"
+            );
             let error = icmp(ip(router), addr(vip).ip(), kind, [0, 0, 5, 120], &back_out.bytes[..quoted]);
             let got = rig.one(&error).translated();
             assert_valid(&got.bytes);
             assert_eq!((got.src().ip(), got.dst().ip()), (sent.src().ip(), sent.dst().ip()));
-            assert_eq!(got.bytes[head + 8..], back[..quoted], "{quoted} quoted to the endpoint");
+            assert_eq!(
+                got.bytes[head + 8..],
+                hop_back(back.clone())[..quoted],
+                "{quoted} quoted to the endpoint"
+            );
         }
     }
 }
