@@ -11,6 +11,7 @@
 pub mod device;
 mod lock;
 pub mod mem_queue;
+mod owner;
 mod sys;
 pub mod tun_queue;
 pub mod waker;

@@ -3,6 +3,8 @@
 //! `TUNWAY_REQUIRE_ROOT=1`.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "it is its own test harness")]
 
+#[path = "tun_device/owner.rs"]
+mod owner;
 #[path = "tun_device/plane.rs"]
 mod plane;
 #[path = "tun_device/rooted.rs"]
@@ -121,8 +123,8 @@ fn interfaces_of_another_kind_are_refused_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let refused = |name: &str, kind: &str| {
         let error = Device::open(&DeviceConfig { name: name.into(), ..config(&dir, 1) }).expect_err(kind);
-        assert!(matches!(error, DeviceError::Mismatch { .. }), "{kind}: {error}");
-        assert!(error.to_string().contains(&format!("ip link del {name}")), "{error}");
+        assert!(matches!(error, DeviceError::Foreign { .. }), "{kind}: {error}");
+        assert!(error.to_string().contains("left alone"), "{error}");
         ip(&["link", "show", name]);
     };
     refused("lo", "loopback");
@@ -131,6 +133,12 @@ fn interfaces_of_another_kind_are_refused_and_left_alone() {
         refused(DEV, &kind.join(" "));
         ip(&[&["tuntap", "del", DEV], kind].concat());
     }
+    // Where a lock file names it, it is of a kind no version of ours makes.
+    let run = dir.path().join("run");
+    std::fs::write(run.join(format!("{DEV}.lock")), "4194999\n").unwrap();
+    ip(&["tuntap", "add", DEV, "mode", "tun"]);
+    let error = Device::open(&config(&dir, 1)).unwrap_err();
+    assert!(matches!(error, DeviceError::Mismatch { .. }), "{error}");
 }
 
 fn super_packets_come_whole_with_their_segment_size() {
@@ -289,6 +297,11 @@ fn main() -> ExitCode {
         frames_the_kernel_finds_malformed_are_counted_and_the_next_one_passes,
         a_device_that_is_down_refuses_frames_and_works_again_when_it_is_up,
         a_device_that_was_deleted_is_an_error_for_every_call,
+        owner::nobody_without_the_capability_attaches_though_the_node_is_open,
+        owner::a_device_of_ours_is_known_without_its_lock_and_an_older_one_by_it,
+        owner::a_device_of_another_program_is_left_alone,
+        owner::a_queue_somebody_attached_before_is_told,
+        owner::a_packet_sockets_packets_come_as_routed_ones_do,
         plane::a_service_is_served_over_tcp_with_super_packets_and_every_frame_is_counted,
         plane::a_device_deleted_under_a_plane_is_a_failure,
     ];

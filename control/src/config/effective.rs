@@ -38,6 +38,7 @@ impl Config {
             node_port_addresses: Some(match &self.node_port_addresses {
                 NodePortAddresses::Primary => vec!["primary".to_owned()],
                 NodePortAddresses::Cidrs(cidrs) => texts(cidrs),
+                NodePortAddresses::PrimaryAnd(cidrs) => [vec!["primary".to_owned()], texts(cidrs)].concat(),
             }),
             node_port_range: Some(format!("{}-{}", self.node_port_range.0, self.node_port_range.1)),
             external_ips: None,

@@ -10,11 +10,13 @@ use serde_json::Value;
 use super::ConfigError;
 use super::file::{
     API_VERSION, ConfigFile, DetectLocalFile, DetectMode, ExternalIpsFile, KIND, KubernetesFile,
-    LoadBalancingFile, OneOrMany, SourceFile, Timeouts,
+    LoadBalancingFile, NodeFile, OneOrMany, SourceFile, Timeouts,
 };
 use super::rules::Checked;
 use super::write::{WriteError, to_yaml};
 
+mod document;
+mod node_ports;
 mod reasons;
 
 /// `apiVersion` of kube-proxy's file.
@@ -42,32 +44,13 @@ pub struct Note {
     pub what: String,
 }
 
-/// Translates kube-proxy's file: YAML or JSON, also within the `ConfigMap` that kubeadm makes.
+/// Translates kube-proxy's file: YAML or JSON, also beside kubeadm's other documents, and within the `ConfigMap` that
+/// kubeadm makes.
 ///
 /// # Errors
-/// It is no YAML, of another kind, or a key has a value of another form.
+/// It is no YAML, none or two of its documents are of this kind, or a key has a value of another form.
 pub fn translate(text: &str) -> Checked<Translation> {
-    let mut value = document(text)?;
-    if value["kind"] == "ConfigMap" {
-        let inner = value["data"]["config.conf"].as_str().ok_or_else(|| {
-            ConfigError::new(
-                "data",
-                "the ConfigMap has no config.conf",
-                "name kube-proxy's, as kubeadm makes it",
-            )
-        })?;
-        value = document(inner)?;
-    }
-    for (field, wanted) in [("apiVersion", KUBE_PROXY_API), ("kind", KUBE_PROXY_KIND)] {
-        if value[field] != wanted {
-            let given = &value[field];
-            return Err(ConfigError::new(
-                field,
-                format_args!("{given} is not {wanted:?}"),
-                "name kube-proxy's file",
-            ));
-        }
-    }
+    let value = document::find(text)?;
     let mut reading = Reading { value: &value, translation: Translation::default() };
     reading.read()?;
     let mut leaves = Vec::new();
@@ -81,14 +64,6 @@ pub fn translate(text: &str) -> Checked<Translation> {
     }
     translation.left.sort_by(|a, b| a.key.cmp(&b.key));
     Ok(translation)
-}
-
-fn document(text: &str) -> Checked<Value> {
-    serde_saphyr::from_str(text).map_err(|error| {
-        let words = error.without_snippet().to_string();
-        let words = words.lines().next().unwrap_or_default().to_owned();
-        ConfigError::new("FILE", words, "give one YAML or JSON document")
-    })
 }
 
 /// The keys that are set to something, but for what says which file this is.
@@ -120,7 +95,8 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     fn read(&mut self) -> Checked<()> {
-        let mode = self.text("mode")?.unwrap_or_else(|| "iptables".to_owned());
+        let given = self.text("mode")?;
+        let mode = given.clone().unwrap_or_else(|| "iptables".to_owned());
         if !["iptables", "ipvs", "nftables"].contains(&mode.as_str()) {
             let what = format_args!("{mode:?} is no mode of kube-proxy on Linux").to_string();
             return Err(ConfigError::new("mode", what, "iptables, ipvs or nftables"));
@@ -134,7 +110,22 @@ impl Reading<'_> {
             self.translation.file.masquerade_all = Some(yes);
             self.take(all, format!("masqueradeAll: {yes}"));
         }
-        if let Some(name) = self.text("hostnameOverride")? {
+        if given.is_some() {
+            self.take(
+                "mode",
+                "what it does without being asked; no kernel rules of its kind are made".to_owned(),
+            );
+        }
+        if let Some(given) = self.text("hostnameOverride")? {
+            // As kube-proxy reads it.
+            let name = given.trim().to_lowercase();
+            if name.is_empty() {
+                return Err(ConfigError::new(
+                    "hostnameOverride",
+                    "only blanks",
+                    "name the Node, or leave it out",
+                ));
+            }
             self.take("hostnameOverride", format!("nodeName: {name}"));
             self.translation.file.node_name = Some(name);
         }
@@ -145,11 +136,24 @@ impl Reading<'_> {
             let kubernetes = Some(KubernetesFile { kubeconfig });
             self.translation.file.source = Some(SourceFile { manifests: None, kubernetes });
         }
-        self.timeouts()?;
+        self.timeouts(&mode)?;
         if mode == "ipvs" {
             self.scheduler()?;
         }
-        // What kube-proxy does without being asked.
+        self.external_ips()
+    }
+
+    /// Served without being asked, unless the gate of Kubernetes 1.36 is closed.
+    fn external_ips(&mut self) -> Checked<()> {
+        let gate = "featureGates.AllowServiceExternalIPs";
+        match self.boolean(gate)? {
+            Some(false) => {
+                self.take(gate, "externalIPs.allow: none, which is the default".to_owned());
+                return Ok(());
+            }
+            Some(true) => self.take(gate, "externalIPs.allow: all".to_owned()),
+            None => {}
+        }
         let allow = Some(vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()]);
         self.translation.file.external_ips = Some(ExternalIpsFile { allow });
         Ok(())
@@ -198,53 +202,44 @@ impl Reading<'_> {
         Ok(())
     }
 
-    /// Without any, kube-proxy's older modes take node ports at every address, and only its nftables mode at the primary. A
-    /// family without a CIDR among those of the other is open to all of its addresses.
-    fn node_ports(&mut self, mode: &str) -> Checked<()> {
-        let mut given = self.list("nodePortAddresses")?;
-        if !given.is_empty() {
-            let primary = given.iter().any(|cidr| cidr == "primary");
-            for (all, is_there) in [
-                ("0.0.0.0/0", given.iter().any(|cidr| !cidr.contains(':'))),
-                ("::/0", given.iter().any(|cidr| cidr.contains(':'))),
-            ] {
-                if !(primary || is_there) {
-                    given.push(all.to_owned());
-                }
-            }
-            self.take("nodePortAddresses", format!("nodePortAddresses: [{}]", given.join(", ")));
-            self.translation.file.node_port_addresses = Some(given);
-        } else if mode != "nftables" {
-            self.take("nodePortAddresses", format!("none, which is every address in mode {mode}"));
-            let all = vec!["0.0.0.0/0".to_owned(), "::/0".to_owned()];
-            self.translation.file.node_port_addresses = Some(all);
-        }
-        Ok(())
-    }
-
-    fn timeouts(&mut self) -> Checked<()> {
+    fn timeouts(&mut self, mode: &str) -> Checked<()> {
         let mut timeouts = Timeouts::default();
+        // First those of IPVS: conntrack's, where they are set, end a flow as well.
+        if mode == "ipvs" {
+            for (key, name, timeout) in [
+                ("ipvs.tcpTimeout", "tcpEstablished", &mut timeouts.tcp_established),
+                ("ipvs.tcpFinTimeout", "tcpHalfClosed", &mut timeouts.tcp_half_closed),
+                ("ipvs.udpTimeout", "udpStream", &mut timeouts.udp_stream),
+            ] {
+                *timeout = self.timeout(key, name)?;
+            }
+        }
         for (key, name, timeout) in [
             ("conntrack.tcpEstablishedTimeout", "tcpEstablished", &mut timeouts.tcp_established),
             ("conntrack.tcpCloseWaitTimeout", "tcpHalfClosed", &mut timeouts.tcp_half_closed),
             ("conntrack.udpTimeout", "udp", &mut timeouts.udp),
             ("conntrack.udpStreamTimeout", "udpStream", &mut timeouts.udp_stream),
         ] {
-            let Some(text) = self.text(key)? else { continue };
-            let seconds = seconds(&text).ok_or_else(|| {
-                ConfigError::new(key, format_args!("{text:?} is no duration"), "as 24h0m0s")
-            })?;
-            let kept = seconds.min(Tick::MAX_TTL);
-            if seconds == 0 {
-                self.leave(key, "0 leaves the default".to_owned());
-            } else {
-                let least = if kept < seconds { ", the longest there is" } else { "" };
-                self.take(key, format!("timeouts.{name}: {kept} s{least}"));
-                *timeout = Some(kept);
+            if let Some(seconds) = self.timeout(key, name)? {
+                *timeout = Some(timeout.map_or(seconds, |other| other.min(seconds)));
             }
         }
         self.translation.file.timeouts = (timeouts != Timeouts::default()).then_some(timeouts);
         Ok(())
+    }
+
+    fn timeout(&mut self, key: &str, name: &str) -> Checked<Option<u32>> {
+        let Some(text) = self.text(key)? else { return Ok(None) };
+        let seconds = seconds(&text)
+            .ok_or_else(|| ConfigError::new(key, format_args!("{text:?} is no duration"), "as 24h0m0s"))?;
+        if seconds == 0 {
+            self.leave(key, "0 leaves the default".to_owned());
+            return Ok(None);
+        }
+        let kept = seconds.min(Tick::MAX_TTL);
+        let least = if kept < seconds { ", the longest there is" } else { "" };
+        self.take(key, format!("timeouts.{name}: {kept} s{least}"));
+        Ok(Some(kept))
     }
 
     /// The schedulers of IPVS that have a like here.

@@ -17,13 +17,15 @@ pub enum NodePortAddresses {
     Primary,
     /// Its addresses inside these. A family without any takes none: both families are restricted, or neither is.
     Cidrs(Vec<(IpAddr, u8)>),
+    /// Both.
+    PrimaryAnd(Vec<(IpAddr, u8)>),
 }
 
 /// The word for [`NodePortAddresses::Primary`].
 const PRIMARY: &str = "primary";
 
 impl NodePortAddresses {
-    /// CIDRs, or the one word `primary`.
+    /// CIDRs and the word `primary`.
     ///
     /// # Errors
     /// The element that is neither.
@@ -33,12 +35,12 @@ impl NodePortAddresses {
         if matches!(given, [only] if only == PRIMARY) {
             return Ok(Self::Primary);
         }
-        let mut cidrs = Vec::with_capacity(given.len());
+        let (mut cidrs, mut primary) = (Vec::with_capacity(given.len()), false);
         for (at, text) in given.iter().enumerate() {
             let field = format!("nodePortAddresses[{at}]");
             if text == PRIMARY {
-                let remedy = "keep either the word or the CIDRs";
-                return Err(ConfigError::new(field, "primary beside CIDRs", remedy));
+                primary = true;
+                continue;
             }
             let Some(cidr) = parse_cidr(text) else {
                 let what = format_args!("{text:?} is no CIDR").to_string();
@@ -46,7 +48,7 @@ impl NodePortAddresses {
             };
             cidrs.push(ip::network(cidr));
         }
-        Ok(Self::Cidrs(cidrs))
+        Ok(if primary { Self::PrimaryAnd(cidrs) } else { Self::Cidrs(cidrs) })
     }
 
     /// The addresses that take node ports on a host with these addresses of its own, ascending. Addresses that only
@@ -54,17 +56,16 @@ impl NodePortAddresses {
     #[must_use]
     pub fn accepted(&self, node: &Node, own: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
         let taken = |addr: &IpAddr| ip::never_routed(*addr).is_none();
-        let accepted: BTreeSet<IpAddr> = match self {
-            Self::Primary => {
-                let first = |family| node.addresses.iter().find(|addr| Family::of(**addr) == family);
-                let first = [Family::V4, Family::V6].into_iter().filter_map(first).copied();
-                first.filter(|addr| own.contains(addr)).filter(taken).collect()
-            }
-            Self::Cidrs(cidrs) => {
-                let inside = |addr: &&IpAddr| cidrs.iter().any(|cidr| ip::contains(*cidr, **addr));
-                own.iter().filter(inside).copied().filter(taken).collect()
-            }
+        let (primary, cidrs): (bool, &[_]) = match self {
+            Self::Primary => (true, &[]),
+            Self::Cidrs(cidrs) => (false, cidrs),
+            Self::PrimaryAnd(cidrs) => (true, cidrs),
         };
+        let first = |family| node.addresses.iter().find(|addr| Family::of(**addr) == family).copied();
+        let first = [Family::V4, Family::V6].into_iter().filter_map(first).filter(|addr| own.contains(addr));
+        let inside = |addr: &&IpAddr| cidrs.iter().any(|cidr| ip::contains(*cidr, **addr));
+        let named = own.iter().filter(inside).copied();
+        let accepted: BTreeSet<IpAddr> = first.filter(|_| primary).chain(named).filter(taken).collect();
         accepted.into_iter().collect()
     }
 }
@@ -88,6 +89,7 @@ mod tests {
     fn the_word_and_cidrs_choose_addresses() {
         assert_eq!(NodePortAddresses::resolve(None).unwrap(), NodePortAddresses::Primary);
         assert_eq!(accepted(&["primary"]), ["192.0.2.1", "fd00::1"]);
+        assert_eq!(accepted(&["10.0.0.0/8", "primary"]), ["10.0.0.1", "192.0.2.1", "fd00::1"]);
         assert_eq!(accepted(&["192.0.2.0/24"]), ["192.0.2.1"], "no IPv6: both families are restricted");
         assert_eq!(accepted(&["0.0.0.0/0"]), ["10.0.0.1", "192.0.2.1"]);
         assert_eq!(accepted(&["::/0", "10.0.0.0/8"]), ["10.0.0.1", "fd00::1", "fd00:1::1"]);
@@ -105,7 +107,7 @@ mod tests {
             let given: Vec<_> = given.iter().map(|text| (*text).to_owned()).collect();
             NodePortAddresses::resolve(Some(&given)).unwrap_err().field
         };
-        assert_eq!(wrong(&["10.0.0.0/8", "primary"]), "nodePortAddresses[1]");
+        assert_eq!(wrong(&["primary", "all"]), "nodePortAddresses[1]");
         assert_eq!(wrong(&["10.0.0.0"]), "nodePortAddresses[0]");
     }
 }

@@ -15,7 +15,7 @@ use super::{NAMESPACE_DIR, NetnsError, step};
 ///
 /// Call it first thing in `main`: the kernel allows it to a process of one thread only.
 ///
-/// What it cannot give: access to files. `/dev/net/tun` must be open to the user (mode 0666, as udev makes it).
+/// What it cannot give: access to files. `/dev/net/tun` must be open to the user, as udev makes it.
 ///
 /// # Errors
 /// The machine keeps user namespaces from this user; the error says which setting does.

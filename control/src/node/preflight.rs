@@ -60,10 +60,8 @@ fn tun_node(opened: io::Result<()>) -> Option<Finding> {
     use nix::libc::{EACCES, ENODEV, ENOENT, ENXIO, EPERM};
     let error = opened.err()?;
     let remedy = match error.raw_os_error() {
-        Some(ENOENT) => "mkdir -p /dev/net && mknod /dev/net/tun c 10 200 && chmod 0666 /dev/net/tun",
-        Some(EACCES | EPERM) => {
-            "run as root, or: chmod 0666 /dev/net/tun (in a container: allow device 10:200)"
-        }
+        Some(ENOENT) => "mkdir -p /dev/net && mknod -m 0600 /dev/net/tun c 10 200",
+        Some(EACCES | EPERM) => "run as root; in a container: allow device 10:200 to it",
         Some(ENODEV | ENXIO) => "modprobe tun",
         _ => "ls -l /dev/net/tun should show a character device 10, 200",
     };

@@ -5,6 +5,8 @@
 //! the first read: it belongs to the device and survives on a persistent one, so what was queued under an earlier
 //! mask is thrown away. The device comes up last, by [`Device::up`]: `addr_gen_mode` must be set before.
 //!
+//! Its owner is set before all else, and a device that is not ours is left alone: see [`super::owner`].
+//!
 //! Addresses, sysctls, rules and routes are not made here.
 
 mod error;
@@ -21,6 +23,7 @@ pub use error::DeviceError;
 use error::{failed, not_attached, not_opened, too_old};
 
 use super::lock::{self, DeviceLock, LockError};
+use super::owner::{self, Link, NOBODY};
 use super::{TunQueue, sys};
 use crate::packet::vnet::VNET_LEN;
 
@@ -83,8 +86,26 @@ impl Device {
             return Err(DeviceError::BadQueues { device: name.into(), queues: config.queues });
         }
         let lock = take_lock(name, &config.lock_dir)?;
+        match Self::open_locked(config, &lock) {
+            Ok((first, others, udp_offload, discarded)) => {
+                let name = name.into();
+                Ok(Self { name, first, others, udp_offload, discarded, lock: Arc::new(lock) })
+            }
+            Err(error) => {
+                // A lock file says that a device without an owner is ours: one we made says nothing.
+                if lock.is_new() {
+                    let _ = lock.remove();
+                }
+                Err(error)
+            }
+        }
+    }
 
+    fn open_locked(config: &DeviceConfig, lock: &DeviceLock) -> Result<Opened, DeviceError> {
+        let name = config.name.as_str();
+        must_be_ours(name, lock)?;
         let first = open_queue(name)?;
+        own(name, &first)?;
         let udp_offload = sys::set_offload(&first).map_err(|error| too_old(name, "TUNSETOFFLOAD", error))?;
         check_vnet_len(name, &first)?;
         let discarded = sys::tx_queue_len(name)
@@ -102,12 +123,10 @@ impl Device {
             outcome => outcome.map_err(|error| failed(name, "set the queue length", error))?,
         }
 
-        let device = Self { name: name.into(), first, others, udp_offload, discarded, lock: Arc::new(lock) };
-        device.configure("set the MTU", |tun| tun.set_mtu(config.mtu))?;
+        configure(name, &first, "set the MTU", |tun| tun.set_mtu(config.mtu))?;
         // Last, so that what fails leaves nothing. Also off: a device of an earlier life then goes with its last queue.
-        sys::set_persist(&device.first, config.persist)
-            .map_err(|error| failed(name, "set persistence", error))?;
-        Ok(device)
+        sys::set_persist(&first, config.persist).map_err(|error| failed(name, "set persistence", error))?;
+        Ok((first, others, udp_offload, discarded))
     }
 
     /// Brings the interface up.
@@ -159,7 +178,15 @@ impl Device {
     pub fn destroy(name: &str, lock_dir: &Path) -> Result<bool, DeviceError> {
         check_name(name)?;
         let lock = take_lock(name, lock_dir)?;
-        let exists = sys::interface_exists(name).map_err(|error| failed(name, "look for it", error))?;
+        let exists = match must_be_ours(name, &lock) {
+            Ok(exists) => exists,
+            Err(error) => {
+                if lock.is_new() {
+                    let _ = lock.remove();
+                }
+                return Err(error);
+            }
+        };
         if exists {
             // The interface goes with the last descriptor of a device that is not persistent.
             let queue = open_queue(name)?;
@@ -175,11 +202,63 @@ impl Device {
         what: &'static str,
         change: impl FnOnce(&mut tun::Device) -> tun::Result<T>,
     ) -> Result<T, DeviceError> {
-        let mut config = tun::Configuration::default();
-        config.raw_fd(self.first.as_raw_fd()).close_fd_on_drop(false).tun_name(&self.name);
-        tun::create(&config)
-            .and_then(|mut tun| change(&mut tun))
-            .map_err(|error| failed(&self.name, what, io::Error::from(error)))
+        configure(&self.name, &self.first, what, change)
+    }
+}
+
+/// The first queue, the others, whether UDP super-packets pass, and frames thrown away.
+type Opened = (OwnedFd, Vec<OwnedFd>, bool, usize);
+
+fn configure<T>(
+    name: &str,
+    queue: &OwnedFd,
+    what: &'static str,
+    change: impl FnOnce(&mut tun::Device) -> tun::Result<T>,
+) -> Result<T, DeviceError> {
+    let mut config = tun::Configuration::default();
+    config.raw_fd(queue.as_raw_fd()).close_fd_on_drop(false).tun_name(name);
+    tun::create(&config)
+        .and_then(|mut tun| change(&mut tun))
+        .map_err(|error| failed(name, what, io::Error::from(error)))
+}
+
+/// Whether there is such an interface, which then is a device of ours. Asked before a queue is attached: another
+/// program's device would give us its packets.
+fn must_be_ours(name: &str, lock: &DeviceLock) -> Result<bool, DeviceError> {
+    let link = owner::link(name).map_err(|error| failed(name, "ask for its owner", error))?;
+    let euid = nix::unistd::geteuid().as_raw();
+    match link {
+        Some(link) if !link.is_ours(!lock.is_new(), euid) => {
+            Err(DeviceError::Foreign { device: name.into(), why: whose(&link) })
+        }
+        link => Ok(link.is_some()),
+    }
+}
+
+fn whose(link: &Link) -> String {
+    match (link.is_tun, link.owner, link.group) {
+        (false, ..) => "it is no TUN device".into(),
+        (_, Some(owner), _) => format!("it belongs to user {owner}"),
+        (_, _, Some(group)) => format!("it belongs to group {group}"),
+        _ => "no tunway left it here".into(),
+    }
+}
+
+/// Keeps everybody without CAP_NET_ADMIN from attaching a queue, whatever the mode of the device node; and says so if
+/// somebody did before.
+fn own(name: &str, queue: &OwnedFd) -> Result<(), DeviceError> {
+    match sys::set_owner(queue, NOBODY).and_then(|()| sys::set_group(queue, NOBODY)) {
+        // A user namespace that does not have the id. Its root is whoever made it, and nobody else is let in.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            sys::set_owner(queue, nix::unistd::geteuid().as_raw())
+        }
+        outcome => outcome,
+    }
+    .map_err(|error| failed(name, "set its owner", error))?;
+    let link = owner::link(name).map_err(|error| failed(name, "count its queues", error))?;
+    match link.and_then(|link| link.queues) {
+        Some(queues) if queues > 1 => Err(DeviceError::Shared { device: name.into(), others: queues - 1 }),
+        _ => Ok(()),
     }
 }
 

@@ -16,6 +16,7 @@ use nix::fcntl::{Flock, FlockArg};
 pub(super) struct DeviceLock {
     file: Flock<File>,
     path: PathBuf,
+    new: bool,
 }
 
 /// Why the lock is not ours.
@@ -47,6 +48,8 @@ impl DeviceLock {
         }
         loop {
             let file = open(&path)?;
+            // Whoever held it wrote its number: an empty file was made just now.
+            let new = file.metadata()?.len() == 0;
             let mut file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => file,
                 Err((file, Errno::EWOULDBLOCK)) => return Err(LockError::Held(holder_of(&file))),
@@ -56,9 +59,14 @@ impl DeviceLock {
             if is_still(&file, &path)? {
                 file.set_len(0)?;
                 writeln!(file, "{}", std::process::id())?;
-                return Ok(Self { file, path });
+                return Ok(Self { file, path, new });
             }
         }
+    }
+
+    /// There was no such file, so that nobody had a device of this name.
+    pub(super) fn is_new(&self) -> bool {
+        self.new
     }
 
     /// Removes the file, then frees the lock.
@@ -121,10 +129,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = path(&dir.path().join("run"), "t0");
         let first = DeviceLock::take(path.clone()).unwrap();
+        assert!(first.is_new());
         let refused = DeviceLock::take(path.clone()).unwrap_err();
         assert!(matches!(refused, LockError::Held(Some(pid)) if pid == std::process::id()), "{refused:?}");
         drop(first);
-        DeviceLock::take(path).unwrap();
+        assert!(!DeviceLock::take(path).unwrap().is_new());
     }
 
     #[test]

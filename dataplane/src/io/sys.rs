@@ -4,7 +4,7 @@
 //! interface requests, and `getrandom` have no safe wrapper.
 #![allow(unsafe_code, reason = "tun ioctls, interface requests and getrandom have no safe wrapper")]
 
-use std::ffi::{CString, c_char, c_int, c_short, c_uint};
+use std::ffi::{c_char, c_int, c_short, c_uint};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -35,6 +35,8 @@ mod ioctl {
     nix::ioctl_readwrite_bad!(tunsetiff, libc::TUNSETIFF, libc::ifreq);
     nix::ioctl_read_bad!(tungetiff, libc::TUNGETIFF, libc::ifreq);
     nix::ioctl_write_int_bad!(tunsetpersist, libc::TUNSETPERSIST);
+    nix::ioctl_write_int_bad!(tunsetowner, libc::TUNSETOWNER);
+    nix::ioctl_write_int_bad!(tunsetgroup, libc::TUNSETGROUP);
     nix::ioctl_write_int_bad!(tunsetoffload, libc::TUNSETOFFLOAD);
     nix::ioctl_read_bad!(tungetvnethdrsz, libc::TUNGETVNETHDRSZ, libc::c_int);
     nix::ioctl_write_ptr_bad!(tunsetvnethdrsz, libc::TUNSETVNETHDRSZ, libc::c_int);
@@ -80,6 +82,22 @@ pub(super) fn set_persist(fd: &OwnedFd, persist: bool) -> io::Result<()> {
     Ok(())
 }
 
+/// Lets only this user, and who has CAP_NET_ADMIN, attach queues.
+pub(super) fn set_owner(fd: &OwnedFd, uid: u32) -> io::Result<()> {
+    let uid = c_int::try_from(uid).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: TUNSETOWNER takes a number, no pointer.
+    unsafe { ioctl::tunsetowner(fd.as_raw_fd(), uid) }?;
+    Ok(())
+}
+
+/// The same for a group, beside the user.
+pub(super) fn set_group(fd: &OwnedFd, gid: u32) -> io::Result<()> {
+    let gid = c_int::try_from(gid).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: TUNSETGROUP takes a number, no pointer.
+    unsafe { ioctl::tunsetgroup(fd.as_raw_fd(), gid) }?;
+    Ok(())
+}
+
 /// Asks for super-packets and partial checksums. True if UDP super-packets are among them.
 ///
 /// The mask is the device's, not the descriptor's, and survives on a persistent device.
@@ -104,18 +122,6 @@ pub(super) fn set_vnet_len(fd: &OwnedFd, wanted: usize) -> io::Result<usize> {
     // SAFETY: TUNGETVNETHDRSZ writes one int, which is ours.
     unsafe { ioctl::tungetvnethdrsz(fd.as_raw_fd(), &raw mut size) }?;
     Ok(usize::try_from(size).map_err(|_| Errno::EINVAL)?)
-}
-
-/// Whether this network namespace has an interface of this name.
-pub(super) fn interface_exists(name: &str) -> io::Result<bool> {
-    let name = CString::new(name)?;
-    // SAFETY: the pointer is to a NUL-terminated string that lives through the call.
-    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
-    if index != 0 {
-        return Ok(true);
-    }
-    let error = Errno::last();
-    if matches!(error, Errno::ENODEV | Errno::ENXIO) { Ok(false) } else { Err(error.into()) }
 }
 
 /// Frames the kernel keeps for one queue of the interface before it drops.

@@ -4,6 +4,8 @@ use super::super::read::parse;
 use super::super::{Config, Machine};
 use super::*;
 
+mod keys;
+
 /// What kubeadm writes into the `ConfigMap` of kube-proxy, v1.33, but for names.
 const KUBEADM: &str = r#"
 apiVersion: kubeproxy.config.k8s.io/v1alpha1

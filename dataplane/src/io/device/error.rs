@@ -73,10 +73,31 @@ pub enum DeviceError {
         /// What was tried.
         what: &'static str,
     },
+    /// An interface of this name exists that is another program's.
+    #[error(
+        "device {device} exists and is not tunway's ({why}): it is left alone; choose another device name"
+    )]
+    Foreign {
+        /// The device.
+        device: String,
+        /// How that was told.
+        why: String,
+    },
+    /// Other processes have queues of the device and would get a share of its packets.
+    #[error(
+        "device {device}: {others} of its queues are attached to other processes, which get a share of its packets: \
+         stop them (they have /dev/net/tun open), or choose another device name"
+    )]
+    Shared {
+        /// The device.
+        device: String,
+        /// Queues that are not ours.
+        others: u32,
+    },
     /// An interface of this name exists that is not a multi-queue TUN device, or one another program holds.
     #[error(
         "device {device} exists and cannot be attached to ({source}): it is not a multi-queue TUN device with \
-         virtio-net headers, or another program holds it: remove it with `ip link del {device}`, or choose another name"
+         virtio-net headers, or another program holds it: choose another device name"
     )]
     Mismatch {
         /// The device.
@@ -161,7 +182,7 @@ mod tests {
             ["t0: not allowed to set the MTU", "CAP_NET_ADMIN"],
         );
         remedy(not_attached("t0", Errno::EPERM.into()), ["not allowed to attach", "CAP_NET_ADMIN"]);
-        remedy(not_attached("t0", Errno::EINVAL.into()), ["not a multi-queue TUN", "ip link del t0"]);
+        remedy(not_attached("t0", Errno::EINVAL.into()), ["not a multi-queue TUN", "choose another"]);
         remedy(not_opened("t0", Errno::EACCES.into()), ["not allowed to open /dev/net/tun", "CAP_NET_ADMIN"]);
         remedy(not_opened("t0", Errno::ENOENT.into()), ["/dev/net/tun cannot be opened", "modprobe tun"]);
         remedy(too_old("t0", "TUNSETOFFLOAD", Errno::EINVAL.into()), ["no TUNSETOFFLOAD", "newer"]);
