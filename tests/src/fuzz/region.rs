@@ -31,6 +31,7 @@ const FLOWS: u16 = 6;
 /// Steps of one input.
 const STEPS: usize = 64;
 const NAME: &str = "fuzz";
+const PAGE: usize = 4_096;
 
 /// Runs the target.
 ///
@@ -91,8 +92,7 @@ fn paint(file: &File, draw: &mut Draw<'_>) {
     let length = file.metadata().expect("a file").len();
     let mut bytes = vec![0; usize::try_from(length).expect("a small region")];
     file.read_exact_at(&mut bytes, 0).expect("a region");
-    let words = bytes.chunks_exact(8).enumerate();
-    let used: Vec<u64> = words.filter(|(_, word)| **word != [0; 8]).map(|(at, _)| at as u64 * 8).collect();
+    let used = used_words(&bytes);
     while !draw.is_empty() {
         let how = draw.byte();
         if how == 0xff {
@@ -118,6 +118,17 @@ fn paint(file: &File, draw: &mut Draw<'_>) {
         };
         file.write_all_at(&new.to_le_bytes(), at).expect("a word");
     }
+}
+
+/// Where words are that are not 0. Most pages are all zero, and comparing a page is one call.
+fn used_words(bytes: &[u8]) -> Vec<u64> {
+    let zero = [0; PAGE];
+    let mut used = Vec::new();
+    for (page, content) in bytes.chunks_exact(PAGE).enumerate().filter(|(_, content)| **content != zero) {
+        let words = content.chunks_exact(8).enumerate().filter(|(_, word)| **word != [0; 8]);
+        used.extend(words.map(|(word, _)| (page * PAGE + word * 8) as u64));
+    }
+    used
 }
 
 /// One family's table and a worker of it.
