@@ -31,6 +31,7 @@ pub mod netns;
 pub mod node;
 pub mod publish;
 pub mod run;
+pub mod shown;
 pub mod signal;
 pub mod socket;
 pub mod source;

@@ -9,6 +9,7 @@ use crate::cli::Failure;
 use crate::config::{Config, rules};
 use crate::node::{self, Finding};
 use crate::run::{self, host_config, place};
+use crate::shown::shown;
 
 /// Looks at the host as `run` would and prints what it finds.
 ///
@@ -35,7 +36,7 @@ pub fn cleanup(config: &Config, out: &mut dyn Write) -> Result<(), Failure> {
     removed.extend(remove_files(&place::files(config))?);
     let text = match removed.as_slice() {
         [] => "nothing of tunway was here\n".to_owned(),
-        removed => removed.iter().map(|what| format!("removed {what}\n")).collect(),
+        removed => removed.iter().map(|what| format!("removed {}\n", shown(what))).collect(),
     };
     super::print(out, text.as_bytes())
 }
@@ -66,7 +67,8 @@ fn render(findings: &[Finding]) -> String {
     }
     let paragraph = |finding: &Finding| {
         let weight = if finding.fatal { "MUST CHANGE" } else { "note" };
-        format!("{weight}  {}\n  {}\n  remedy: {}\n", finding.what, finding.why, finding.remedy)
+        let [what, why, remedy] = [&finding.what, &finding.why, &finding.remedy].map(|text| shown(text));
+        format!("{weight}  {what}\n  {why}\n  remedy: {remedy}\n")
     };
     findings.iter().map(paragraph).collect()
 }
