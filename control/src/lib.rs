@@ -22,6 +22,7 @@ pub mod cli;
 pub mod compile;
 pub mod config;
 pub mod demo;
+pub mod descriptors;
 pub mod desired;
 pub mod explain;
 pub mod health;

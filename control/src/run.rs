@@ -83,6 +83,7 @@ pub async fn serve(
     stops: mpsc::Receiver<Stop>,
     reloads: Option<Reloads>,
 ) -> Result<(), Failure> {
+    crate::descriptors::raise();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         device = config.device,
