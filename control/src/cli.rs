@@ -328,6 +328,13 @@ fn print(out: &mut dyn std::io::Write, text: &[u8]) -> Result<(), Failure> {
     }
 }
 
+/// An answer for people: whatever text it holds is safe to print.
+fn for_people<T: serde::de::DeserializeOwned>(answer: &[u8]) -> anyhow::Result<T> {
+    let mut value = serde_json::from_slice(answer)?;
+    crate::shown::show_all(&mut value);
+    Ok(serde_json::from_value(value)?)
+}
+
 /// One line of JSON.
 fn print_json(out: &mut dyn std::io::Write, mut json: Vec<u8>) -> Result<(), Failure> {
     json.push(b'\n');

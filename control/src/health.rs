@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -21,10 +22,14 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use crate::compile::Health;
+use crate::descriptors;
 use crate::model::{ObjectKey, Problem};
+use crate::socket::patient::Patient;
 
 /// Connections served at one time by a listener; a further one ends the oldest.
 const CONNECTIONS: usize = 64;
+/// Connections served at one time by all listeners; the next one ends the oldest of the listener that has the most.
+const ALL_CONNECTIONS: usize = 256;
 /// Whoever does not finish a request within this time is hung up on.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -34,6 +39,43 @@ pub struct HealthPorts {
     open: BTreeMap<SocketAddr, Open>,
     /// What could not be opened, by object.
     problems: BTreeMap<String, Vec<Problem>>,
+    places: Arc<Places>,
+}
+
+/// The connections of all listeners, oldest first.
+#[derive(Debug)]
+struct Places {
+    most: usize,
+    held: Mutex<VecDeque<(SocketAddr, AbortHandle)>>,
+}
+
+impl Default for Places {
+    /// A quarter of what descriptors there are beside those that are kept back.
+    fn default() -> Self {
+        let most = (descriptors::to_give_away() / 4).clamp(1, ALL_CONNECTIONS);
+        Self { most, held: Mutex::default() }
+    }
+}
+
+impl Places {
+    /// Who holds all connections open must not keep load balancers out, neither of this listener nor of others.
+    fn take(&self, at: SocketAddr, connection: AbortHandle) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|(_, connection)| !connection.is_finished());
+        held.push_back((at, connection));
+        let of =
+            |held: &VecDeque<(SocketAddr, AbortHandle)>, at| held.iter().filter(|one| one.0 == at).count();
+        let crowded = if of(&held, at) > CONNECTIONS {
+            Some(at)
+        } else if held.len() > self.most {
+            held.iter().map(|one| one.0).max_by_key(|at| of(&held, *at))
+        } else {
+            None
+        };
+        if let Some(oldest) = crowded.and_then(|at| held.iter().position(|one| one.0 == at)) {
+            held.remove(oldest).iter().for_each(|(_, connection)| connection.abort());
+        }
+    }
 }
 
 /// What is said of a Service at one address.
@@ -78,7 +120,9 @@ impl HealthPorts {
             }
         }
         self.open.retain(|at, _| wanted.contains_key(at));
+        let most = descriptors::to_give_away() / 2;
         for (at, report) in wanted {
+            let room = self.open.len() < most;
             match self.open.get(&at) {
                 Some(open) => {
                     open.report.send_if_modified(|known| {
@@ -87,7 +131,7 @@ impl HealthPorts {
                         news
                     });
                 }
-                None => match Open::new(at, report.clone()) {
+                None => match Open::new(at, report.clone(), room, Arc::clone(&self.places)) {
                     Ok(open) => drop(self.open.insert(at, open)),
                     Err(error) => self.complain(&report.service, at, &error.to_string()),
                 },
@@ -126,18 +170,27 @@ fn ready(health: &Health, at: IpAddr) -> usize {
 }
 
 impl Open {
-    fn new(at: SocketAddr, report: Report) -> io::Result<Self> {
+    fn new(at: SocketAddr, report: Report, room: bool, places: Arc<Places>) -> io::Result<Self> {
+        if !room {
+            return Err(io::Error::other(
+                "the limit of open files leaves no room for it (raise LimitNOFILE)",
+            ));
+        }
         let listener = TcpListener::bind(at)?;
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let (report, reported) = watch::channel(report);
-        Ok(Self { report, task: tokio::spawn(serve(listener, reported)) })
+        Ok(Self { report, task: tokio::spawn(serve(at, listener, reported, places)) })
     }
 }
 
-async fn serve(listener: tokio::net::TcpListener, report: watch::Receiver<Report>) {
+async fn serve(
+    at: SocketAddr,
+    listener: tokio::net::TcpListener,
+    report: watch::Receiver<Report>,
+    places: Arc<Places>,
+) {
     let mut connections = JoinSet::new();
-    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -150,18 +203,13 @@ async fn serve(listener: tokio::net::TcpListener, report: watch::Receiver<Report
                     let connection = http1::Builder::new()
                         .timer(TokioTimer::new())
                         .header_read_timeout(PATIENCE)
-                        .serve_connection(TokioIo::new(stream), service);
+                        .serve_connection(TokioIo::new(Patient::new(stream, PATIENCE)), service);
                     if let Err(error) = connection.await {
                         tracing::debug!(%error, "health check: connection ended");
                     }
                 });
                 while connections.try_join_next().is_some() {}
-                oldest_first.retain(|connection| !connection.is_finished());
-                oldest_first.push_back(connection);
-                // Who holds all connections open must not keep load balancers out.
-                if oldest_first.len() > CONNECTIONS {
-                    oldest_first.pop_front().iter().for_each(AbortHandle::abort);
-                }
+                places.take(at, connection);
             }
             // Out of descriptors: some connection ends in a while. Trying at once would spin.
             Err(error) => {
@@ -314,6 +362,36 @@ mod tests {
             ports.set(&BTreeMap::new(), &here, true);
             // The rest of the answer, then the end.
             while kept.read(&mut said).await.unwrap_or(0) > 0 {}
+        });
+    }
+
+    #[test]
+    fn all_listeners_share_one_bound_and_who_has_the_most_gives_way() {
+        run(async {
+            let (crowded, quiet) = (free(), free());
+            let places = Arc::new(Places { most: 8, held: Mutex::default() });
+            let mut ports = HealthPorts { places: Arc::clone(&places), ..HealthPorts::default() };
+            let here = [ip(HERE)];
+            let two = [(key("a"), health(crowded, 1)), (key("b"), health(quiet, 1))];
+            ports.set(&two.into(), &here, true);
+            let mut kept = TcpStream::connect((HERE, quiet)).await.unwrap();
+            kept.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            let mut said = [0; 1024];
+            assert!(kept.read(&mut said).await.unwrap() > 0);
+            let mut idle = Vec::new();
+            for _ in 0..40 {
+                idle.push(TcpStream::connect((HERE, crowded)).await.unwrap());
+            }
+            assert!(get(crowded).await.unwrap().starts_with("HTTP/1.1 200"));
+            assert!(get(quiet).await.unwrap().starts_with("HTTP/1.1 200"));
+            assert!(places.held.lock().unwrap().len() <= 8);
+            assert_eq!(
+                idle[0].read(&mut [0; 8]).await.unwrap_or(0),
+                0,
+                "the oldest of the crowd was hung up on"
+            );
+            kept.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            assert!(kept.read(&mut said).await.unwrap() > 0, "the quiet one's was not");
         });
     }
 

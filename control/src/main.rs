@@ -7,6 +7,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use control::cli::{Cli, Command, EX_USAGE, Failure, check, config, explain, flows, host, services};
 use control::config::Machine;
+use control::shown::{Fields, Plain, shown};
 use control::{demo, run};
 
 fn main() -> ExitCode {
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
     match dispatch(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let _ = writeln!(io::stderr(), "tunway: {failure}");
+            let _ = writeln!(io::stderr(), "tunway: {}", shown(&failure.to_string()));
             ExitCode::from(failure.exit_code())
         }
     }
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
 
 /// No thread may have been started before the demo: it may have to enter a user namespace.
 fn dispatch(command: Command) -> Result<(), Failure> {
-    let out = &mut io::stdout();
+    let out = &mut Plain(io::stdout());
     match command {
         Command::Run(args) => {
             log_to_stderr(args.log.as_deref().unwrap_or("info"))?;
@@ -78,6 +79,11 @@ fn log_to_stderr(level: &str) -> Result<(), Failure> {
     // no-color.org: set and not empty means none.
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let colour = io::IsTerminal::is_terminal(&io::stderr()) && !plain;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colour).init();
+    tracing_subscriber::fmt()
+        .fmt_fields(Fields)
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(colour)
+        .init();
     Ok(())
 }

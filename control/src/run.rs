@@ -88,6 +88,7 @@ pub async fn serve(
     mut stops: mpsc::Receiver<Stop>,
     reloads: Option<Reloads>,
 ) -> Result<(), Failure> {
+    crate::descriptors::raise();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         device = config.device,

@@ -4,6 +4,7 @@
 //! which answers between two events. The answers' forms are in [`wire`], the other end in [`client`].
 
 pub mod client;
+pub mod patient;
 pub mod wire;
 
 use std::convert::Infallible;
@@ -23,11 +24,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use patient::Patient;
 use wire::{Answer, Query};
 
 /// Connections served at one time; a further one waits.
 const CONNECTIONS: usize = 16;
-/// A client that does not finish its request within this time is hung up on.
+/// A client that does not finish its request within this time, or takes nothing of its answer for so long, is hung up on.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A question for the loop, and where its answer goes.
@@ -123,7 +125,7 @@ async fn serve_connection(stream: UnixStream, asks: mpsc::Sender<Ask>) {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Patient::new(stream, PATIENCE)), service)
         .await;
     if let Err(error) = served {
         tracing::debug!(%error, "control socket: connection ended");

@@ -77,7 +77,10 @@ pub fn run(args: &ExplainArgs, out: &mut dyn Write) -> Result<(), Failure> {
             let question = asked(args, &oracle)?;
             let explanation = oracle.explain(&question)?;
             match args.format {
-                ExplainFormat::Text => super::print(out, render(&question, &explanation).as_bytes()),
+                ExplainFormat::Text => {
+                    let explanation = super::for_people(&json(&explanation)?)?;
+                    super::print(out, render(&question, &explanation).as_bytes())
+                }
                 ExplainFormat::Json => super::print_json(out, json(&explanation)?),
             }
         }

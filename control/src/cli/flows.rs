@@ -18,7 +18,7 @@ pub fn run(args: &FlowsArgs, out: &mut dyn Write) -> Result<(), Failure> {
     if args.at.json {
         return super::print_json(out, answer);
     }
-    let flows: Flows = serde_json::from_slice(&answer).map_err(anyhow::Error::from)?;
+    let flows: Flows = super::for_people(&answer)?;
     let mut text = render(&flows);
     if let Some(service) = args.service.as_ref().filter(|_| flows.matched == 0) {
         text.push_str(&format!("none is of a Service {service}; `tunway services` lists what is served\n"));

@@ -9,6 +9,7 @@ use crate::cli::Failure;
 use crate::config::Config;
 use crate::node;
 use crate::run::{self, host_config, place};
+use crate::shown::shown;
 
 /// Takes everything of tunway off the host and prints what went.
 ///
@@ -20,7 +21,7 @@ pub fn cleanup(config: &Config, out: &mut dyn Write) -> Result<(), Failure> {
     removed.extend(remove_files(&place::files(config))?);
     let text = match removed.as_slice() {
         [] => "nothing of tunway was here\n".to_owned(),
-        removed => removed.iter().map(|what| format!("removed {what}\n")).collect(),
+        removed => removed.iter().map(|what| format!("removed {}\n", shown(what))).collect(),
     };
     super::print(out, text.as_bytes())
 }

@@ -20,7 +20,7 @@ pub fn run(args: &ServicesArgs, out: &mut dyn Write) -> Result<(), Failure> {
     if args.at.json {
         return super::print_json(out, answer);
     }
-    let services: Services = serde_json::from_slice(&answer).map_err(anyhow::Error::from)?;
+    let services: Services = super::for_people(&answer)?;
     super::print(out, render(&services).as_bytes())
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use dataplane::clock::Time;
 use dataplane::flow::{
-    Chunks, Dir, Hit, Key, NewFlow, Placement, Region, RegionConfig, Table, Ttls, file_name,
+    Chunks, Dir, Hit, Key, Met, NewFlow, Placement, Region, RegionConfig, Table, Ttls, file_name,
 };
 use dataplane::ids::{EndpointId, ServiceId, WorkerId};
 use dataplane::packet::layout::L4Flags;
@@ -164,7 +164,7 @@ impl<const N: usize> Family<N> {
             now,
         };
         let replies = [(self.key)(n, true), (self.key)(n + 1_000, true)];
-        let _ = self.table.open(&mut self.own, &new, replies.into_iter(), &mut 0);
+        let _ = self.table.open(&mut self.own, &new, replies.into_iter(), &mut Met::default());
     }
 
     fn step(&mut self, draw: &mut Draw<'_>, now: Time) {

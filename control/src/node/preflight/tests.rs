@@ -58,7 +58,7 @@ fn every_sysctl_that_is_wrong_is_named_with_its_command() {
 fn a_missing_device_node_and_a_closed_one_have_different_remedies() {
     let fault = |code| tun_node(Err(io::Error::from_raw_os_error(code))).unwrap();
     assert_eq!(tun_node(Ok(())), None);
-    assert!(fault(nix::libc::ENOENT).remedy.contains("mknod /dev/net/tun c 10 200"));
+    assert!(fault(nix::libc::ENOENT).remedy.contains("mknod -m 0600 /dev/net/tun c 10 200"));
     assert!(fault(nix::libc::EACCES).remedy.contains("run as root"));
     for code in [nix::libc::ENOENT, nix::libc::EACCES, nix::libc::EPERM] {
         let remedy = fault(code).remedy;
