@@ -20,7 +20,7 @@ pub mod troubles;
 use std::time::Duration;
 
 use anyhow::Context;
-use dataplane::flow::RegionConfig;
+use dataplane::flow::{RegionConfig, region_bytes};
 use dataplane::io::DeviceConfig;
 use dataplane::plane::{Plane, PlaneConfig};
 use dataplane::service::ReturnPath;
@@ -195,13 +195,15 @@ pub fn host_config(config: &Config) -> HostConfig {
 }
 
 fn plane_config(config: &Config) -> PlaneConfig {
+    let region = RegionConfig {
+        dir: None,
+        name: config.device.clone(),
+        max_flows_v4: config.max_flows_v4,
+        max_flows_v6: config.max_flows_v6,
+    };
+    let dir = place::region_dir(&config.flows, &region.name, region_bytes(&region) as u64);
     PlaneConfig {
-        region: RegionConfig {
-            dir: place::region_dir(&config.flows),
-            name: config.device.clone(),
-            max_flows_v4: config.max_flows_v4,
-            max_flows_v6: config.max_flows_v6,
-        },
+        region: RegionConfig { dir, ..region },
         ttls: config.timeouts.clone(),
         engine: config.engine(),
         max_affinity: config.max_affinity,

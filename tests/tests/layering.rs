@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "packet::checksum::Delta",
             "packet::layout::L4Flags",
             "packet::sctp::Chunk",
+            "packet::segment::Numbers",
             "ids",
             "sync",
             "clock",

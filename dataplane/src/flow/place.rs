@@ -15,6 +15,7 @@ use nix::sys::stat::Mode;
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
+use super::limit::{self, Limit};
 use super::map::user;
 
 /// Where a region is looked for when nothing is configured, in this order.
@@ -87,6 +88,22 @@ pub enum RegionError {
         path: PathBuf,
         /// Its size.
         bytes: usize,
+    },
+    /// More than the process may have.
+    #[error(
+        "a flow table of {bytes} bytes ({} MiB) does not fit the memory limit: {} allows {limit} bytes, of which {used} \
+         are in use; raise the limit or lower maxFlows",
+        bytes.div_ceil(1 << 20), path.display()
+    )]
+    Limit {
+        /// The file that has the limit.
+        path: PathBuf,
+        /// The region's size.
+        bytes: usize,
+        /// The limit.
+        limit: u64,
+        /// What is taken of it.
+        used: u64,
     },
     /// Somebody else's.
     #[error("{path}: belongs to user {owner}, not to user {user}: remove it or choose another flowFile")]
@@ -162,6 +179,7 @@ pub(super) fn file(dir: &Path, name: &str, bytes: usize) -> Result<(File, Placem
         Err(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO) => return Err(RegionError::NotPlain { path }),
         Err(error) => return Err(failed(error)),
     };
+    fits_limit(bytes)?;
     let create = flags | OFlag::O_CREAT | OFlag::O_EXCL;
     let file = openat(&dir, name.as_str(), create, Mode::S_IRUSR | Mode::S_IWUSR).map_err(failed)?;
     let full = |error| matches!(error, Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG);
@@ -173,6 +191,17 @@ pub(super) fn file(dir: &Path, name: &str, bytes: usize) -> Result<(File, Placem
         let _ = unlinkat(&dir, name.as_str(), UnlinkatFlags::NoRemoveDir);
     }
     outcome.map(|()| (File::from(file), Placement::File { path, found }))
+}
+
+/// Refuses what the memory limit would kill us for. The old region's file is gone by now, so it does not count.
+pub(super) fn fits_limit(bytes: usize) -> Result<(), RegionError> {
+    match limit::nearest() {
+        Some(nearest) if nearest.left() < bytes as u64 => {
+            let Limit { path, bytes: limit, used } = nearest;
+            Err(RegionError::Limit { path, bytes, limit, used })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The kernel's id of this boot; zero where it has none.

@@ -157,3 +157,24 @@ fn without_any_place_memory_is_taken_and_the_reasons_are_kept() {
     assert_eq!(region.placement().warning(), None);
     assert!(shm.path().join(file_name("tun0")).exists());
 }
+
+#[test]
+fn a_memory_limit_is_told_before_it_kills() {
+    let error = RegionError::Limit {
+        path: "/sys/fs/cgroup/pod/memory.max".into(),
+        bytes: 60 << 20,
+        limit: 64 << 20,
+        used: 10 << 20,
+    };
+    let text = error.to_string();
+    assert!(
+        text.contains("62914560 bytes (60 MiB)") && text.contains("pod/memory.max allows 67108864"),
+        "{text}"
+    );
+    assert!(text.contains("maxFlows"), "{text}");
+    // Whatever limits this machine has, nobody may have an exabyte.
+    if let Some(limit) = limit::nearest() {
+        let all = usize::try_from(limit.left().saturating_add(1)).unwrap();
+        assert!(matches!(place::fits_limit(all), Err(RegionError::Limit { .. })));
+    }
+}

@@ -232,6 +232,7 @@ impl Region {
         now: Time,
     ) -> Result<Arc<Self>, RegionError> {
         let bytes = families[1].end;
+        place::fits_limit(bytes)?;
         let failed = |error: nix::Error| RegionError::Memory { bytes, error: error.into() };
         let file = memfd_create(config.name.as_str(), MFdFlags::MFD_CLOEXEC).map_err(failed)?;
         let file = std::fs::File::from(file);
@@ -271,6 +272,12 @@ impl Region {
         header[at::MAGIC].store(MAGIC, Ordering::Release);
         Ok(Arc::new(Self { map, header, families, placement, loads: Arc::default() }))
     }
+}
+
+/// Bytes of a region for these flows.
+#[must_use]
+pub fn region_bytes(config: &RegionConfig) -> usize {
+    families(config)[1].end
 }
 
 fn families(config: &RegionConfig) -> [Family; 2] {
