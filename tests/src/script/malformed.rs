@@ -193,15 +193,8 @@ fn fragments(list: &mut List) {
         long[12] = 0xf0;
         cut("a first fragment without the TCP options", TinyFragment, &tcp, 0, true, &long);
         let mut short = of[..16].to_vec();
-        short[4..6].copy_from_slice(&[0, 16]);
-        cut(
-            "a first fragment that is the whole datagram by UDP's length",
-            BadL4Header,
-            &udp,
-            0,
-            true,
-            &short,
-        );
+        short[4..6].copy_from_slice(&[0, 7]);
+        cut("a first fragment whose UDP length is below its header", BadL4Header, &udp, 0, true, &short);
     }
     for bytes in [sctp4().bytes(), sctp6().bytes()] {
         let of = &bytes[head(&bytes)..];
