@@ -316,7 +316,7 @@ impl<S: Steering> Lifecycle<S> {
         if !self.served || looks {
             self.serve_locally().await;
         }
-        if std::mem::take(&mut self.frontends_moved) && self.state.is_ready() {
+        if self.state.is_ready() && std::mem::take(&mut self.frontends_moved) {
             self.route().await?;
         }
         if self.state.is_ready() && !self.routed {

@@ -7,25 +7,24 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crossbeam::utils::CachePadded;
-use etherparse::checksum::Sum16BitWords;
-use etherparse::{
-    IpNumber, NetSlice, PacketBuilder, PacketBuilderStep, SlicedPacket, TcpHeader, TransportSlice,
-};
+use etherparse::{IpNumber, PacketBuilder, PacketBuilderStep, TcpHeader};
 
+pub(crate) use self::netfilter::{unmask, up};
+pub(crate) use self::valid::assert_valid;
 use super::{Engine, EngineConfig, Tables};
 use crate::clock::Time;
 use crate::flow::{FlowView, Region, RegionConfig, Table, Ttls};
 use crate::ids::{EndpointId, ServiceId, WorkerId};
-use crate::packet::alias;
 use crate::packet::frame::{Batch, Frame};
-use crate::packet::layout::{Kind, Layout};
-use crate::packet::samples::crc32c;
 pub(crate) use crate::packet::samples::hop_back;
-use crate::packet::tuple::{Family, Proto};
+use crate::packet::tuple::Proto;
 use crate::packet::vnet::VnetHdr;
 use crate::service::{Affinity, Backend, Fabric, ReturnPath, Service, SnapshotBuilder, SvcPort, World};
 use crate::stats::{Counter, Totals, WorkerStats};
 use crate::verdict::{DropReason, Verdict};
+
+mod netfilter;
+mod valid;
 
 pub(crate) const FIN: u8 = 0x01;
 pub(crate) const SYN: u8 = 0x02;
@@ -205,21 +204,6 @@ impl Rig {
     }
 }
 
-/// As netfilter does to what comes from the device.
-pub(crate) fn unmask(packet: &mut [u8]) {
-    let family = if packet[0] >> 4 == 4 { Family::V4 } else { Family::V6 };
-    alias::mask(packet, family);
-}
-
-/// As netfilter does to what it sends up by an alias.
-pub(crate) fn up(mut packet: Vec<u8>) -> Vec<u8> {
-    match alias::of(endpoints(&packet).1.ip()) {
-        IpAddr::V4(to) => alias::set_destination(&mut packet, to),
-        IpAddr::V6(to) => alias::set_destination(&mut packet, to),
-    }
-    packet
-}
-
 /// A service port; endpoints are `address:port`, a `!` in front says that it is neither ready nor serving.
 pub(crate) fn service(id: u32, proto: Proto, vip: &str, epoch: u16, endpoints: &[&str]) -> Service {
     let vip = addr(vip);
@@ -374,43 +358,4 @@ fn be32(bytes: &[u8]) -> [u8; 4] {
 
 fn be128(bytes: &[u8]) -> [u8; 16] {
     bytes[..16].try_into().unwrap()
-}
-
-/// Fails unless every checksum is what `etherparse` (SCTP's: its definition) computes for the packet as it is.
-#[track_caller]
-pub(crate) fn assert_valid(bytes: &[u8]) {
-    let packet = SlicedPacket::from_ip(bytes).unwrap();
-    if let Some(NetSlice::Ipv4(ip)) = &packet.net {
-        assert_eq!(ip.header().header_checksum(), ip.header().to_header().calc_header_checksum());
-    }
-    // What leaves may have a source that nothing that arrives may have.
-    let l4 = match bytes[0] >> 4 {
-        4 => &bytes[usize::from(bytes[0] & 0xf) * 4..],
-        _ => &bytes[Layout::of(bytes).unwrap().l4_offset()..],
-    };
-    let (src, dst) = endpoints(bytes);
-    let Some(transport) = packet.transport else {
-        assert_eq!(Layout::of(bytes).unwrap().kind(), Kind::Flow(Proto::Sctp));
-        let blank = [&l4[..8], &[0; 4], &l4[12..]].concat();
-        assert_eq!(l4[8..12], crc32c(&blank).to_le_bytes(), "SCTP");
-        return;
-    };
-    let number = match transport {
-        TransportSlice::Tcp(_) => 6,
-        TransportSlice::Udp(_) => 17,
-        TransportSlice::Icmpv4(_) => 0,
-        TransportSlice::Icmpv6(_) => 58,
-        other @ TransportSlice::Igmp(_) => panic!("{other:?}"),
-    };
-    let mut sum = Sum16BitWords::new().add_slice(l4);
-    if number != 0 {
-        sum = sum.add_2bytes([0, number]).add_4bytes(u32::try_from(l4.len()).unwrap().to_be_bytes());
-        for addr in [src.ip(), dst.ip()] {
-            sum = match addr {
-                IpAddr::V4(addr) => sum.add_slice(&addr.octets()),
-                IpAddr::V6(addr) => sum.add_slice(&addr.octets()),
-            };
-        }
-    }
-    assert_eq!(sum.ones_complement(), 0, "layer 4");
 }
