@@ -299,6 +299,7 @@ fn three_threads_hammer_one_table_and_every_answer_is_of_the_key_asked_for() {
                         endpoint: EndpointId(1),
                         epoch: 1,
                         masquerade: true,
+                        tops: None,
                         pickup: false,
                         seen: L4Flags::SYN,
                         now,

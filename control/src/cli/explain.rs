@@ -118,7 +118,7 @@ fn site(path: Option<&Path>, machine: &Machine) -> Result<Site, ConfigError> {
         None => ConfigFile::default(),
     };
     if given.return_path.unwrap_or_default() == ReturnPathName::Auto {
-        given.return_path = Some(ReturnPathName::Connmark);
+        given.return_path = Some(ReturnPathName::Conntrack);
     }
     let config = Config::resolve(given, machine)?;
     let mut node = config.node.clone();

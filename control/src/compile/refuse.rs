@@ -48,7 +48,7 @@ impl Refusal {
             Self::Frontend => "is the address of a Service",
             Self::Snat => "is one of tunway's SNAT addresses",
             Self::NotAllowed => "is an external IP that the configuration does not allow",
-            Self::NoNodePorts => "needs connection marks",
+            Self::NoNodePorts => "needs returnPath: conntrack",
         }
     }
 
@@ -73,7 +73,7 @@ impl Refusal {
             Self::NotAllowed => {
                 "add a CIDR with it to externalIPs.allow, if those who write Services are to be trusted with it"
             }
-            Self::NoNodePorts => "use the ClusterIP, or run with returnPath: connmark",
+            Self::NoNodePorts => "use the ClusterIP, or run with returnPath: conntrack",
             Self::Unspecified
             | Self::Loopback
             | Self::LinkLocal
