@@ -69,7 +69,6 @@ fn main() -> ExitCode {
             "lookout::service_cidrs_that_come_are_routed_and_those_that_go_are_not",
             lookout::service_cidrs_that_come_are_routed_and_those_that_go_are_not,
         ),
-        ("loops::what_is_written_back_crosses_once", loops::what_is_written_back_crosses_once),
         ("loops::where_sources_are_kept_neither", loops::where_sources_are_kept_neither),
         ("preflight::a_good_host_passes", preflight::a_good_host_passes),
         ("preflight::every_fault_is_named", preflight::every_fault_is_named),

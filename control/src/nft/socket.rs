@@ -285,9 +285,10 @@ impl std::fmt::Debug for Nft {
     }
 }
 
-/// Fields that count, and change with what is ours to change: uses of chains and sets, elements of a set.
+/// Fields that follow what is ours to change: uses of a chain; the backend of a set (`NFTA_SET_TYPE`) and how many elements it
+/// has (`NFTA_SET_COUNT`).
 const fn counts(kind: Kind, field: u16) -> bool {
-    matches!((kind, field), (Kind::GetChain, 6) | (Kind::GetSet, 19))
+    matches!((kind, field), (Kind::GetChain, 6) | (Kind::GetSet, 19 | 20))
 }
 
 fn owned(error: NftError, name: &'static str) -> NftError {

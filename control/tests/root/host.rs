@@ -151,7 +151,11 @@ pub(crate) fn state() -> String {
     // How long an address stays valid is printed in seconds, and IPv6 gives routes no stable order in a table.
     // Whether a device that was never without a carrier is "UP" or "UNKNOWN" is the kernel's own affair.
     let state = [" state UP", " state UNKNOWN"].iter().fold(state, |state, word| state.replace(word, ""));
-    let mut lines: Vec<&str> = state.lines().map(str::trim_end).collect();
+    // Whose a table is changes with the process, the rest of it does not.
+    let lines =
+        state.lines().filter(|line| !line.trim_start().starts_with("flags owner") && line.trim() != "flags");
+    let lines = lines.map(|line| line.split_once(" # progname").map_or(line, |(line, _)| line));
+    let mut lines: Vec<&str> = lines.map(str::trim_end).collect();
     lines.sort_unstable();
     lines.join("\n")
 }

@@ -58,8 +58,8 @@ pub(crate) fn served_and_given_back() {
             now.contains("tcp . 31000") && now.contains("tcp . 30081") && !now.contains("tcp . 30080"),
             "{now}"
         );
-        settle(&mut host).await;
-        assert!(run("nft", &["list", "ruleset"]).contains("tcp . 31000"), "and left alone");
+        assert_eq!(repair(&mut host, Duration::from_millis(700)).await, None, "and left alone");
+        assert_eq!(run("nft", &["-a", "list", "table", "inet", "tunway_alias"]), now);
         host.serve(&LocalFrontends::default()).await.unwrap();
         settle(&mut host).await;
         assert_same(&state(), &before, "nothing is served any more");

@@ -6,27 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::host::{QUIET, block_on, config, conntrack, enter, installed, ip_or_nothing, shell};
+use crate::host::{QUIET, block_on, conntrack, enter, installed, ip_or_nothing, shell};
 use crate::runner::{join, wait_for};
-
-pub(crate) fn what_is_written_back_crosses_once() {
-    // With and without a default route, to a Service address and to an address of nobody.
-    for default_route in [true, false] {
-        join(thread::spawn(move || {
-            enter();
-            if !default_route {
-                shell("ip route del default; ip -6 route del default");
-            }
-            let reader = Reader::start();
-            let host = block_on(installed(config(), &["203.0.113.10", "fd00:203::10"]));
-            for target in ["10.96.0.10:80", "203.0.113.10:80", "[fd00:96::10]:80", "[fd00:203::10]:80"] {
-                let crossings = reader.crossings(target.parse().unwrap());
-                assert_eq!(crossings, 1, "{target}, default route: {default_route}");
-            }
-            drop(host);
-        }));
-    }
-}
 
 pub(crate) fn where_sources_are_kept_neither() {
     // The kernel's answer to what it cannot send on quotes the packet, and may cross once more.

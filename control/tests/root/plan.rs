@@ -77,10 +77,7 @@ pub(crate) fn install_and_attract_make_exactly_the_plan() {
         );
         // What the host would do: its own packets come in with its address and the path's MTU, others' come in, too.
         let way = ip("route get 10.96.0.10");
-        assert!(
-            way.contains("dev tunway0 table local src 192.168.77.1") && way.contains("mtu 1500"),
-            "{way}"
-        );
+        assert!(way.contains("dev tunway0 src 192.168.77.1") && way.contains("mtu 1500"), "{way}");
         let way = ip("-6 route get fd00:96::10");
         assert!(way.contains("dev tunway0") && way.contains("src fd00:77::1"), "{way}");
         let way = ip("route get 10.96.0.10 from 192.168.77.9 iif eth0");
@@ -225,8 +222,8 @@ pub(crate) fn thousands_of_virtual_addresses() {
         assert_eq!(crate::host::repair(&mut host, crate::host::QUIET).await, None);
         ip("route flush table local proto 77");
         let done = crate::host::repair(&mut host, Duration::from_secs(10)).await.expect("a repair");
-        assert!(done.len() > 5_000, "{}", done.len());
-        assert_eq!(routes("-4").len(), 2 * 5_003);
+        assert!(!done.is_empty());
+        until(&mut host, "all are back", || routes("-4").len() == 2 * 5_003).await;
     });
 }
 

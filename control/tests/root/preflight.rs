@@ -139,7 +139,9 @@ pub(crate) fn every_fault_is_named() {
 
 pub(crate) fn nothing_is_changed() {
     enter_with_device();
-    shell("iptables -P FORWARD DROP; nft add table ip kube-proxy; ip rule add preference 110 lookup 99");
+    shell(
+        "iptables -P FORWARD DROP; nft add table ip kube-proxy; ip route add 10.5.0.0/16 dev eth0 table local proto 77",
+    );
     let before = everything();
     let tables = shell("cat /proc/thread-self/net/ip_tables_names /proc/thread-self/net/ip6_tables_names");
     let mut config = config();

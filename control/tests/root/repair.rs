@@ -22,8 +22,14 @@ pub(crate) fn whatever_is_taken_away_comes_back() {
             ("ip route del 203.0.113.10 dev tunway0 table local", "route 203.0.113.10/32"),
             ("ip -6 route del fd00:96::/108 dev tunway0 table local", "route fd00:96::/108"),
             ("ip -6 route del fd00:203::10 dev tunway0 table local", "route fd00:203::10/128"),
-            ("ip route del blackhole 10.96.0.0/12 table local", "route blackhole 10.96.0.0/12"),
-            ("ip -6 route del blackhole fd00:203::10 table local", "route blackhole fd00:203::10/128"),
+            (
+                "ip route del blackhole 10.96.0.0/12 table local metric 4000000",
+                "route blackhole 10.96.0.0/12",
+            ),
+            (
+                "ip -6 route del blackhole fd00:203::10 table local metric 4000000",
+                "route blackhole fd00:203::10/128",
+            ),
             ("ip route replace 10.96.0.0/12 via 192.168.77.254 proto 77 table local", "route 10.96.0.0/12"),
             ("ip route replace blackhole 203.0.113.10 proto 77 table local", "route 203.0.113.10/32"),
             ("ip route change 10.96.0.0/12 dev tunway0 proto 77 table local mtu 1400", "route 10.96.0.0/12"),

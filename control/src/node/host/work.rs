@@ -253,7 +253,9 @@ impl Worker {
         for family in view.families() {
             ways.push(self.route(family, &view, &link, &mut work)?);
         }
-        let own = view.addresses.iter().map(|address| address.address).collect();
+        // The device's own address is ours to keep, not the host's.
+        let own = view.addresses.iter().filter(|own| own.link != link.index);
+        let own = own.map(|address| address.address).collect();
         self.seen = Some(Seen { inputs, ways, own });
         Ok(work)
     }
