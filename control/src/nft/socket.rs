@@ -294,7 +294,7 @@ const fn counts(kind: Kind, field: u16) -> bool {
 fn owned(error: NftError, name: &'static str) -> NftError {
     match error {
         NftError::Refused { source, .. } if source.raw_os_error() == Some(EPERM) => NftError::Owned(name),
-        other => other,
+        other @ (NftError::Owned(_) | NftError::Refused { .. }) => other,
     }
 }
 

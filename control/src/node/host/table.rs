@@ -228,11 +228,11 @@ fn steer() -> Vec<Rule> {
     {
         let to = if v6 { Field::CtDaddr6 } else { Field::CtDaddr4 };
         // What somebody else translates is theirs.
-        let ours = vec![family(v6), direction(true), Expr::HasNone { field: Field::CtStatus, mask: DST_NAT }];
+        let ours = [family(v6), direction(true), Expr::HasNone { field: Field::CtStatus, mask: DST_NAT }];
         let at = |set| Expr::In { fields: [&[to], &port[..]].concat(), set };
         let node_port =
             [Expr::In { fields: vec![to], set: node }, Expr::In { fields: port.to_vec(), set: "nodeports" }];
-        rules.push(rule([&ours[..], &node_port, &[to_alias.clone()]].concat()));
+        rules.push(rule([&ours[..], &node_port, std::slice::from_ref(&to_alias)].concat()));
         rules.push(rule([&ours[..], &[at(front), to_alias.clone()]].concat()));
         let established = Expr::HasAny { field: Field::CtState, mask: ESTABLISHED | RELATED };
         rules.push(rule([&ours[..], &[established, at(kept), to_alias.clone()]].concat()));
