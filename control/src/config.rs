@@ -29,13 +29,12 @@ use node_ports::NodePortAddresses;
 
 use crate::compile::Rules;
 use crate::model::Node;
-use crate::node::Marks;
 
 /// The device's name when none is given.
 pub const DEFAULT_DEVICE: &str = "tunway0";
 /// The directory for lock, socket and, where it is a tmpfs, flows.
 pub const RUN_DIR: &str = "/run/tunway";
-/// SNAT addresses of `connmark` when none are given: nobody else sees them, and no pod CIDR has them.
+/// SNAT addresses of `conntrack` when none are given: nobody else sees them, and no pod CIDR has them.
 pub const PRIVATE_SNAT: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 77, 1)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xfffe, 0x77, 0, 0, 0, 0, 1)),
@@ -106,10 +105,6 @@ pub struct Config {
     pub snat: Vec<IpAddr>,
     /// How replies come back.
     pub return_path: ReturnPath,
-    /// Sources are kept by alias destinations rather than by marks.
-    pub alias: bool,
-    /// The bits of marks that `connmark` uses.
-    pub marks: Marks,
     /// How local pods are told from everybody else.
     pub detect_local: DetectLocal,
     /// Which addresses of this host take node ports.
@@ -237,8 +232,6 @@ impl Config {
                 None => FlowPlace::Auto,
             },
             return_path,
-            alias: given.return_path == Some(file::ReturnPathName::Conntrack),
-            marks: rules::marks(&given.marks.unwrap_or_default())?,
             detect_local: DetectLocal::resolve(detect_local)?,
             node_port_addresses: NodePortAddresses::resolve(given.node_port_addresses.as_deref())?,
             node_port_range: cluster::node_port_range(given.node_port_range.as_deref())?,
@@ -274,8 +267,8 @@ impl Config {
             tcp_loose: self.tcp_loose,
             replies_per_second: self.replies_per_second,
             accounting: self.accounting,
-            alias: self.alias,
-            passes: self.return_path == ReturnPath::ConnMark && !self.alias,
+            alias: self.return_path == ReturnPath::ConnMark,
+            passes: false,
         }
     }
 

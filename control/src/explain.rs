@@ -214,7 +214,7 @@ pub fn explain(ground: &Ground<'_>, question: &Question) -> Explanation {
     }
 }
 
-/// Where the client is. With connection marks a packet is taken to come from where its source is routed to; a link that
+/// Where the client is. Where sources are kept a packet is taken to come from where its source is routed to; a link that
 /// is named says better.
 fn origin(ground: &Ground<'_>, question: &Question, steps: &mut Steps<'_>) -> Origin {
     let fabric = ground.world.fabric();

@@ -9,12 +9,20 @@
 
 mod expr;
 mod message;
+mod part;
 mod socket;
 
 pub(crate) use expr::{Expr, Field, Rule, octets};
 pub(crate) use socket::{Nft, NftError};
 
-/// A table: everything in it is ours.
+/// `NFPROTO_*` of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TableFamily {
+    Inet = 1,
+    Bridge = 7,
+}
+
+/// A table of the family inet: everything in it is ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Table {
     pub(crate) name: &'static str,
@@ -65,6 +73,16 @@ pub(crate) enum At {
     Forward = 2,
     Output = 3,
     Postrouting = 4,
+}
+
+impl TableFamily {
+    /// As `nft` writes it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Bridge => "bridge",
+        }
+    }
 }
 
 impl KeyType {

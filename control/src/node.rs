@@ -1,14 +1,15 @@
 //! This host: what it must be before tunway starts, the rules and routes that bring packets in, their repair, and
 //! taking everything away again.
 //!
-//! With the return path `masquerade` every flow leaves with a SNAT address that is routed back to this host, so rules
-//! and routes are all there is. With `connmark` flows keep their sources: the kernel's connection tracking remembers
-//! which flows we emitted, and marks their replies, which a rule then brings back to the device; the SNAT
-//! address is private to this host, and the kernel's masquerade turns it into the node's own.
+//! Virtual addresses, and SNAT addresses, are routed to the device in the local table, with routing protocol 77 and a
+//! blackhole behind each route. With the return path `masquerade` every flow leaves with a SNAT address, and these routes
+//! are all there is. With `conntrack` flows keep their sources: one nftables table, `inet tunway_alias`, knows by the
+//! kernel's connection tracking which flows we emitted, and gives their replies alias destinations, which are routed to
+//! the device like the others; the SNAT address is private to this host, and the kernel's masquerade turns it into the
+//! node's own.
 //!
-//! Rules and routes carry routing protocol 77 and live in tables 7701 and 7702, in both families; nftables rules live
-//! in tables named `tunway`. All of it stays when the process ends, however it ends: the next one takes it over, and
-//! only [`cleanup()`] removes it.
+//! All of it stays when the process ends, however it ends: the next one takes it over, and only [`cleanup()`] removes it.
+//! What an earlier version made ([`former`]) a start replaces.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -29,10 +30,10 @@ use self::netlink::Netlink;
 use self::rt::Family;
 use self::view::HostView;
 
-pub mod alias;
 mod cleanup;
 mod device;
 mod firewall;
+mod former;
 mod frontends;
 mod host;
 mod local;
@@ -44,8 +45,6 @@ mod ports;
 mod preflight;
 pub(crate) mod rt;
 mod settings;
-mod steer;
-mod table;
 mod view;
 mod watch;
 
@@ -58,7 +57,7 @@ pub struct HostConfig {
     pub steering: Steering,
     /// Packets that may wait in each of the device's queues.
     pub queue_length: u32,
-    /// SNAT addresses, at most one a family. With connection marks they are private to this host.
+    /// SNAT addresses, at most one a family. Where sources are kept they are private to this host.
     pub snat: Vec<IpAddr>,
     /// Service CIDRs.
     pub service_cidrs: Vec<(IpAddr, u8)>,
@@ -77,26 +76,8 @@ pub struct HostConfig {
 pub enum Steering {
     /// Replies are for SNAT addresses, which are routed there. Nothing else comes.
     Snat,
-    /// By connection and packet marks of these bits, and rules that look at them.
-    Marks(Marks),
     /// By alias destinations, which are routed there ([`dataplane::packet::alias`]).
     Alias,
-}
-
-/// The bits tunway keeps for itself in the marks of packets and connections, each a single one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Marks {
-    /// In a packet: it goes to the device. In a connection: the device emitted its first packet.
-    pub packet: u32,
-    /// In a connection only: its first packet was for us though its address is this host's own.
-    pub original: u32,
-}
-
-impl Default for Marks {
-    /// Bits that neither Kubernetes (0x4000, 0x8000) nor a CNI plugin is known to use where we do.
-    fn default() -> Self {
-        Self { packet: 0x1000, original: 0x2000 }
-    }
 }
 
 /// One thing preflight found.
@@ -124,9 +105,6 @@ pub enum NodeError {
         /// Its name.
         device: String,
     },
-    /// The return path `connmark` cannot be had without `nft`.
-    #[error("connection marks need the program nft, and there is none here ({})", NFT_REMEDY)]
-    NoNft,
     /// A SNAT address that cannot work on this host.
     #[error("SNAT address {address} {why} ({})", SNAT_REMEDY)]
     Snat {
@@ -166,14 +144,6 @@ impl HostConfig {
     /// Endpoints see their clients' addresses wherever kube-proxy would show them.
     fn keeps_sources(&self) -> bool {
         self.steering != Steering::Snat
-    }
-
-    /// The bits of marks, where there are any.
-    fn marks(&self) -> Option<Marks> {
-        match self.steering {
-            Steering::Marks(marks) => Some(marks),
-            Steering::Snat | Steering::Alias => None,
-        }
     }
 
     /// The device's packets are to get past a firewall that drops forwarded ones.
@@ -242,9 +212,6 @@ fn open_forward(config: &HostConfig, netlink: &mut Netlink) -> Result<Firewall, 
 
 /// The device kube-proxy's IPVS mode puts every virtual address on: the host then keeps their packets.
 const IPVS_DEVICE: &str = "kube-ipvs0";
-/// What to do where there is no `nft`.
-const NFT_REMEDY: &str =
-    "install it (apt-get install nftables), or take returnPath: masquerade with snatAddresses";
 /// How to choose a SNAT address.
 const SNAT_REMEDY: &str = "choose `snatAddress` outside every local network and the Service CIDRs, assigned nowhere, \
                            and route it to this host on whatever replies to it";

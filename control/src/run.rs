@@ -29,7 +29,7 @@ use tokio::sync::{mpsc, watch};
 use crate::cli::Failure;
 use crate::config::file::ConfigFile;
 use crate::config::{Config, ConfigError, SourceConfig, rules};
-use crate::node::{self, Finding, HostConfig, Lookout, NodeError, Steering, Surroundings};
+use crate::node::{self, Finding, Host, HostConfig, Lookout, NodeError, Steering, Surroundings};
 use crate::signal::{self, Stop};
 use crate::socket::Socket;
 use crate::source::Source;
@@ -39,7 +39,6 @@ use crate::watch::{Api, ClientConfig};
 use lifecycle::Lifecycle;
 use reload::{Origin, Reloads};
 use state::State;
-use steering::Steered;
 
 /// Events that may wait between the source and the loop.
 const EVENTS: usize = 1024;
@@ -55,6 +54,9 @@ const STOP_DEADLINE: Duration = Duration::from_secs(5);
 pub fn run(given: ConfigFile, origin: Origin) -> Result<(), Failure> {
     let config = Config::resolve(given.clone(), &origin.machine)?;
     rules::needs_snat(config.return_path, &config.snat)?;
+    for said in given.obsolete() {
+        tracing::info!("{said}");
+    }
     let runtime = runtime()?;
     runtime.block_on(async {
         let stops = signal::catch().context("cannot catch signals")?;
@@ -109,7 +111,7 @@ pub async fn serve(
     // The lock is ours: whatever file a dead process left at the socket's path may go.
     let socket = Socket::bind(&config.socket)
         .with_context(|| format!("cannot open the control socket {}", config.socket.display()))?;
-    let host = Steered::install(host_config).await.context("cannot set up device and rules")?;
+    let host = Host::install(host_config).await.context("cannot set up device and rules")?;
     let around = look_around(&config).context("cannot look at this host")?;
     let plane =
         Plane::start(&plane_config(&config), device.into_queues()).context("cannot start the workers")?;
@@ -179,10 +181,9 @@ fn list(findings: &[Finding]) -> String {
 pub fn host_config(config: &Config) -> HostConfig {
     HostConfig {
         device: config.device.clone(),
-        steering: match (config.return_path, config.alias) {
-            (ReturnPath::Masquerade, _) => Steering::Snat,
-            (ReturnPath::ConnMark, false) => Steering::Marks(config.marks),
-            (ReturnPath::ConnMark, true) => Steering::Alias,
+        steering: match config.return_path {
+            ReturnPath::Masquerade => Steering::Snat,
+            ReturnPath::ConnMark => Steering::Alias,
         },
         queue_length: config.queue_length,
         snat: config.snat.clone(),

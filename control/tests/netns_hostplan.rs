@@ -7,10 +7,12 @@ use std::process::ExitCode;
 
 #[path = "root/cleanup.rs"]
 mod cleanup;
-#[path = "root/connmark.rs"]
-mod connmark;
-#[path = "root/connmark_preflight.rs"]
-mod connmark_preflight;
+#[path = "root/conntrack.rs"]
+mod conntrack;
+#[path = "root/conntrack_preflight.rs"]
+mod conntrack_preflight;
+#[path = "root/former.rs"]
+mod former;
 #[path = "root/host.rs"]
 mod host;
 #[path = "root/local.rs"]
@@ -67,31 +69,28 @@ fn main() -> ExitCode {
             "lookout::service_cidrs_that_come_are_routed_and_those_that_go_are_not",
             lookout::service_cidrs_that_come_are_routed_and_those_that_go_are_not,
         ),
-        ("loops::what_is_written_back_crosses_once", loops::what_is_written_back_crosses_once),
-        ("loops::with_connection_marks_neither", loops::with_connection_marks_neither),
-        ("loops::the_order_matters", loops::the_order_matters),
+        ("loops::where_sources_are_kept_neither", loops::where_sources_are_kept_neither),
         ("preflight::a_good_host_passes", preflight::a_good_host_passes),
         ("preflight::every_fault_is_named", preflight::every_fault_is_named),
         ("preflight::nothing_is_changed", preflight::nothing_is_changed),
         ("preflight::an_unprivileged_look_says_so", preflight::an_unprivileged_look_says_so),
         ("take_over::kube_proxys_leftovers_go_and_forward_opens", take_over::leftovers_go_and_forward_opens),
         ("take_over::legacy_iptables_too", take_over::legacy_iptables_too),
-        ("connmark::the_plan_is_exactly_this", connmark::the_plan_is_exactly_this),
-        ("connmark::whatever_is_taken_away_comes_back", connmark::whatever_is_taken_away_comes_back),
-        ("connmark::rules_follow_the_nodes_address", connmark::rules_follow_the_nodes_address),
-        ("connmark::bridges_are_followed", connmark::bridges_are_followed),
-        ("connmark::a_restart_writes_nothing", connmark::a_restart_writes_nothing),
-        ("connmark::other_bits_and_no_bits_replace_the_old_ones", connmark::other_bits_replace_the_old_ones),
-        ("connmark::cleanup_leaves_nothing", connmark::cleanup_leaves_nothing),
+        ("conntrack::the_plan_is_exactly_this", conntrack::the_plan_is_exactly_this),
+        ("conntrack::whatever_is_taken_away_comes_back", conntrack::whatever_is_taken_away_comes_back),
+        ("conntrack::the_table_has_an_owner", conntrack::the_table_has_an_owner),
+        ("conntrack::rules_follow_the_nodes_address", conntrack::rules_follow_the_nodes_address),
+        ("conntrack::bridges_need_no_rules", conntrack::bridges_need_no_rules),
+        ("conntrack::no_program_is_needed", conntrack::no_program_is_needed),
+        ("conntrack::cleanup_leaves_nothing", conntrack::cleanup_leaves_nothing),
         ("local::addresses_of_this_host_are_served_and_given_back", local::served_and_given_back),
-        ("local::strict_checks_of_sources_pass_whatever_src_valid_mark_is", local::strict_checks_pass),
-        ("local::whatever_is_taken_away_comes_back", local::taken_away_comes_back),
         ("local::a_restart_goes_on_serving", local::restart_goes_on),
-        ("local::from_every_step_there_is_a_way_back", local::every_step_has_a_way_back),
-        ("local::nothing_is_lost_while_the_local_table_moves", local::nothing_is_lost),
-        ("connmark::every_fault_is_named", connmark_preflight::every_fault_is_named),
-        ("connmark::without_nft_it_is_refused", connmark_preflight::without_nft_it_is_refused),
-        ("connmark::what_cannot_be_set_is_said", connmark_preflight::what_cannot_be_set_is_said),
+        ("conntrack::every_fault_is_named", conntrack_preflight::every_fault_is_named),
+        ("conntrack::without_nft_it_starts", conntrack_preflight::without_nft_it_starts),
+        ("conntrack::what_cannot_be_set_is_said", conntrack_preflight::what_cannot_be_set_is_said),
+        ("former::a_start_replaces_it", former::a_start_replaces_it),
+        ("former::from_every_step_there_is_a_way_back", former::every_step_has_a_way_back),
+        ("former::nothing_is_lost_while_it_is_replaced", former::nothing_is_lost),
         ("cleanup::the_host_is_as_it_was", cleanup::the_host_is_as_it_was),
         ("cleanup::with_the_dataplanes_own_device", cleanup::with_the_dataplanes_own_device),
         ("cleanup::it_refuses_while_an_instance_runs", cleanup::it_refuses_while_an_instance_runs),

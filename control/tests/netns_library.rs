@@ -205,13 +205,15 @@ async fn host_plan_inside() {
     let _device = tun::create(&configuration).unwrap();
     let mut host = Host::install(config.clone()).await.unwrap();
     host.attract(&["203.0.113.9".parse().unwrap()].into()).await.unwrap();
-    let routes = run("ip", &["route", "show", "table", "7701"]);
-    assert_eq!(routes.matches("src 10.9.0.2").count(), 3, "{routes}");
-    run("ip", &["rule", "del", "preference", "110"]);
+    let routes = || run("ip", &["route", "show", "table", "local", "proto", "77"]);
+    let whole = routes();
+    assert_eq!(whole.matches("src 10.9.0.2").count(), 3, "{whole}");
+    run("ip", &["route", "del", "203.0.113.9", "dev", "tunway0", "table", "local"]);
     let done = tokio::time::timeout(Duration::from_secs(2), host.repair()).await.unwrap().unwrap();
-    assert_eq!(done, ["rule 110: lookup 7701 (IPv4)"]);
+    assert_eq!(done, ["route 203.0.113.9/32 dev tunway0 table local"]);
+    assert_eq!(routes(), whole);
     assert!(!node::cleanup(&config).await.unwrap().is_empty());
-    assert_eq!(run("ip", &["rule"]).lines().count(), 3);
+    assert_eq!((run("ip", &["rule"]).lines().count(), routes().as_str()), (3, ""));
 }
 
 /// In a mount namespace of this thread, which its children inherit.

@@ -294,12 +294,12 @@ fn three_threads_hammer_one_table_and_every_answer_is_of_the_key_asked_for() {
                 }
                 None => {
                     let new = NewFlow {
-                        tops: None,
                         forward: key,
                         service: id_of(n),
                         endpoint: EndpointId(1),
                         epoch: 1,
                         masquerade: true,
+                        tops: None,
                         pickup: false,
                         seen: L4Flags::SYN,
                         now,

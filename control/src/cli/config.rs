@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 
 use super::Failure;
-use crate::config::file::ConfigFile;
 use crate::config::{Config, ConfigError, Machine, kube_proxy, read, rules, write};
 
 /// The commands about files.
@@ -39,9 +38,11 @@ pub enum ConfigCommand {
 pub fn run(command: &ConfigCommand, machine: &Machine, out: &mut dyn Write) -> Result<(), Failure> {
     let text = match command {
         ConfigCommand::Check { file } => {
-            let config = Config::load(Some(file), ConfigFile::default(), machine)?;
+            let given = read::read(file)?;
+            let config = Config::resolve(given.clone(), machine)?;
             rules::needs_snat(config.return_path, &config.snat)?;
-            format!("{}: good\n", file.display())
+            let notes = given.obsolete().into_iter().map(|said| format!("note: {said}\n"));
+            notes.chain([format!("{}: good\n", file.display())]).collect()
         }
         ConfigCommand::Print { file } => {
             let given = file.as_deref().map(read::read).transpose()?.unwrap_or_default();
@@ -89,6 +90,10 @@ mod tests {
         let head = "apiVersion: tunway.dev/v1alpha1\nkind: Config\n";
         std::fs::write(&file, format!("{head}workers: 2\n")).unwrap();
         assert!(ran(&check).unwrap().ends_with("tunway.yaml: good\n"));
+        std::fs::write(&file, format!("{head}returnPath: connmark\nmarks: {{packet: 7}}\n")).unwrap();
+        let said = ran(&check).unwrap();
+        assert!(said.contains("old name of conntrack") && said.contains("marks means nothing"), "{said}");
+        assert!(said.ends_with("tunway.yaml: good\n"), "{said}");
         std::fs::write(&file, format!("{head}workers: 99\n")).unwrap();
         let failure = ran(&check).unwrap_err();
         assert!(failure.to_string().contains("workers") && failure.exit_code() == super::super::EX_USAGE);

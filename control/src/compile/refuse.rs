@@ -50,7 +50,7 @@ impl Refusal {
             Self::Frontend => "is the address of a Service",
             Self::Snat => "is one of tunway's SNAT addresses",
             Self::NotAllowed => "is an external IP that the configuration does not allow",
-            Self::NoNodePorts => "needs connection marks",
+            Self::NoNodePorts => "needs returnPath: conntrack",
             Self::NoNodeAddress => "is at no address of this host",
         }
     }
@@ -76,7 +76,7 @@ impl Refusal {
             Self::NotAllowed => {
                 "add a CIDR with it to externalIPs.allow, if those who write Services are to be trusted with it"
             }
-            Self::NoNodePorts => "use the ClusterIP, or run with returnPath: connmark",
+            Self::NoNodePorts => "use the ClusterIP, or run with returnPath: conntrack",
             Self::NoNodeAddress => {
                 "name a CIDR in nodePortAddresses that has an address of this host, or let the Node object have one"
             }

@@ -6,8 +6,8 @@ use dataplane::service::{HashBy, ReturnPath};
 
 use super::detect::DetectLocal;
 use super::file::{
-    API_VERSION, ConfigFile, DetectLocalFile, DetectMode, KIND, KubernetesFile, LoadBalancingFile, MarksFile,
-    MaxFlows, RejectWith, ReturnPathName, SourceFile, Timeouts,
+    API_VERSION, ConfigFile, DetectLocalFile, DetectMode, KIND, KubernetesFile, LoadBalancingFile, MaxFlows,
+    RejectWith, ReturnPathName, SourceFile, Timeouts,
 };
 use super::node_ports::NodePortAddresses;
 use super::{Config, FlowPlace, SourceConfig};
@@ -46,10 +46,9 @@ impl Config {
             masquerade_all: Some(self.masquerade_all),
             return_path: Some(match self.return_path {
                 ReturnPath::Masquerade => ReturnPathName::Masquerade,
-                ReturnPath::ConnMark if self.alias => ReturnPathName::Conntrack,
-                ReturnPath::ConnMark => ReturnPathName::Connmark,
+                ReturnPath::ConnMark => ReturnPathName::Conntrack,
             }),
-            marks: Some(MarksFile { packet: Some(self.marks.packet), original: Some(self.marks.original) }),
+            marks: None,
             tcp_loose: Some(self.tcp_loose),
             reject_with: Some(if self.reject_with_rst { RejectWith::Rst } else { RejectWith::Icmp }),
             replies_per_second: Some(self.replies_per_second),
@@ -72,6 +71,7 @@ impl Config {
             drain_seconds: Some(self.drain.as_secs()),
         };
         let mut all = from_here.over(given);
+        all.marks = None;
         all.external_ips.get_or_insert_default().allow.get_or_insert_default();
         all
     }
@@ -174,9 +174,22 @@ mod tests {
             "algorithm: random",
             "allow: []",
             "drainSeconds: 1",
-            "returnPath: connmark",
+            "returnPath: conntrack",
         ] {
             assert!(printed.contains(line), "{line} is not in\n{printed}");
         }
+    }
+
+    #[test]
+    fn old_names_are_printed_as_what_they_mean() {
+        let old =
+            "apiVersion: tunway.dev/v1alpha1\nkind: Config\nreturnPath: connmark\nmarks: {packet: 0x3000}\n";
+        let given = parse(old).unwrap();
+        let told = given.obsolete();
+        assert!(told.len() == 2 && told[0].contains("conntrack") && told[1].contains("marks"), "{told:?}");
+        let printed =
+            to_yaml(&Config::resolve(given.clone(), &machine("here", 4)).unwrap().effective(given)).unwrap();
+        assert!(printed.contains("returnPath: conntrack") && !printed.contains("marks"), "{printed}");
+        assert_eq!(parse(&printed).unwrap().obsolete(), [""; 0]);
     }
 }

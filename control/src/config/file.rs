@@ -40,9 +40,9 @@ pub struct ConfigFile {
     pub service_cidrs: Option<Vec<String>>,
     /// The SNAT addresses of masqueraded flows, at most one a family. With `masquerade` the sources endpoints see:
     /// no default, must be routed to this host by everything that answers, lie outside every on-link prefix and be
-    /// assigned to no interface. With `connmark` private to this host, default 169.254.77.1 and fd00:fffe:77::1.
+    /// assigned to no interface. With `conntrack` private to this host, default 169.254.77.1 and fd00:fffe:77::1.
     pub snat_addresses: Option<Vec<IpAddr>>,
-    /// How local pods are told from everybody else, with `returnPath: connmark`. Default: not at all, so that every
+    /// How local pods are told from everybody else, with `returnPath: conntrack`. Default: not at all, so that every
     /// client of a ClusterIP keeps its address.
     pub detect_local: Option<DetectLocalFile>,
     /// The pods' CIDR of the whole cluster, at most one a family, as a list or as one text with a comma: short for
@@ -50,7 +50,7 @@ pub struct ConfigFile {
     #[serde(rename = "clusterCIDR")]
     pub cluster_cidr: Option<OneOrMany>,
     /// The addresses of this host that take node ports: CIDRs, or the one word `primary`, the Node's first address of
-    /// each family. A family without a CIDR takes none. Default `[primary]`. Node ports need connection marks.
+    /// each family. A family without a CIDR takes none. Default `[primary]`. Node ports need `returnPath: conntrack`.
     pub node_port_addresses: Option<Vec<String>>,
     /// The API server's range of node ports, as 30000-32767, which is the default: no SNAT draws its ports from it.
     pub node_port_range: Option<String>,
@@ -59,11 +59,11 @@ pub struct ConfigFile {
     pub external_ips: Option<ExternalIpsFile>,
     /// How flows are spread over endpoints, of Services whose annotations do not say.
     pub load_balancing: Option<LoadBalancingFile>,
-    /// Masquerade every flow to a ClusterIP, whoever the client is, with `returnPath: connmark`. Default false.
+    /// Masquerade every flow to a ClusterIP, whoever the client is, with `returnPath: conntrack`. Default false.
     pub masquerade_all: Option<bool>,
-    /// How replies come back. Default `auto`: `connmark` with the Kubernetes API, `masquerade` with manifests.
+    /// How replies come back. Default `auto`: `conntrack` with the Kubernetes API, `masquerade` with manifests.
     pub return_path: Option<ReturnPathName>,
-    /// The bits of marks that `connmark` uses.
+    /// Means nothing any more: accepted so that files of earlier versions start.
     pub marks: Option<MarksFile>,
     /// Pick up TCP connections whose start was not seen, instead of refusing them. Default false.
     pub tcp_loose: Option<bool>,
@@ -114,13 +114,13 @@ pub struct LoadBalancingFile {
     pub maglev_memory: Option<u64>,
 }
 
-/// `marks`. Each a single bit, none of them 0x4000 or 0x8000 (Kubernetes' own), the two not the same.
+/// `marks`, which earlier versions needed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct MarksFile {
-    /// In the marks of packets and of connections. Default 0x1000.
+    /// A bit of packets and connections.
     pub packet: Option<u32>,
-    /// In the marks of connections. Default 0x2000.
+    /// A bit of connections.
     pub original: Option<u32>,
 }
 
@@ -270,15 +270,14 @@ impl DetectMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum ReturnPathName {
-    /// What suits the host: connmark on a node, which the Kubernetes API tells of Services; with manifests masquerade
-    /// where there are `snatAddresses` for it, else connmark.
+    /// What suits the host: conntrack on a node, which the Kubernetes API tells of Services; with manifests masquerade
+    /// where there are `snatAddresses` for it, else conntrack.
     #[default]
     Auto,
-    /// By connection marks: endpoints see the source kube-proxy would show them.
-    Connmark,
-    /// By connection tracking and alias destinations: the same, without rules and marks that others could be in the way
-    /// of.
+    /// By connection tracking and alias destinations: endpoints see the source kube-proxy would show them.
     Conntrack,
+    /// The old name of conntrack.
+    Connmark,
     /// Every flow gets a SNAT address that is routed to this host.
     Masquerade,
 }
@@ -306,6 +305,16 @@ impl fmt::Display for ReturnPathName {
 }
 
 impl ConfigFile {
+    /// What is said in an old way, or means nothing any more: a sentence each.
+    #[must_use]
+    pub fn obsolete(&self) -> Vec<&'static str> {
+        let renamed = (self.return_path == Some(ReturnPathName::Connmark))
+            .then_some("returnPath: connmark is the old name of conntrack, and means the same");
+        let marks =
+            self.marks.as_ref().map(|_| "marks means nothing any more: tunway uses no marks (take it out)");
+        renamed.into_iter().chain(marks).collect()
+    }
+
     /// These keys where given, else `below`'s. Of `clusterCIDR` and `detectLocal`, which say the same, one is enough.
     #[must_use]
     pub fn over(self, mut below: Self) -> Self {

@@ -10,13 +10,12 @@ use dataplane::ids::WorkerId;
 use dataplane::packet::tuple::Family;
 use dataplane::service::ReturnPath;
 
-use super::file::{MarksFile, ReturnPathName, SourceFile, Timeouts};
+use super::file::{ReturnPathName, SourceFile, Timeouts};
 use super::{
     ConfigError, DEFAULT_AFFINITY, DEFAULT_DRAIN, DEFAULT_QUEUE_LENGTH, DEFAULT_REPLIES_PER_SECOND,
     DEFAULT_WORKERS_AT_MOST, PRIVATE_SNAT, SourceConfig,
 };
 use crate::model::ip;
-use crate::node::Marks;
 
 /// Fewest flows of a family, for each worker: one chunk of the arena, which has one owner.
 const MIN_FLOWS: u32 = 4096;
@@ -108,7 +107,7 @@ fn in_limits<T: PartialOrd + std::fmt::Display + Copy>(field: &str, value: T, lo
     Err(ConfigError::new(field, what, format_args!("{low} to {high}")))
 }
 
-/// Sources of masqueraded flows: unicast, routable, at most one a family. With connection marks they need not be
+/// Sources of masqueraded flows: unicast, routable, at most one a family. Where sources are kept they need not be
 /// routable, and a family that has none gets the default.
 pub(super) fn snat(mut given: Vec<IpAddr>, path: ReturnPath) -> Checked<Vec<IpAddr>> {
     let private = path == ReturnPath::ConnMark;
@@ -206,33 +205,6 @@ pub(super) fn return_path(name: ReturnPathName, source: &SourceConfig, snat: &[I
         }
     }
 }
-
-/// Two different bits, neither of them one that Kubernetes itself sets in marks.
-pub(super) fn marks(given: &MarksFile) -> Checked<Marks> {
-    let default = Marks::default();
-    let marks = Marks {
-        packet: given.packet.unwrap_or(default.packet),
-        original: given.original.unwrap_or(default.original),
-    };
-    for (field, bit) in [("marks.packet", marks.packet), ("marks.original", marks.original)] {
-        if !bit.is_power_of_two() {
-            let what = format_args!("{bit:#x} is not one bit").to_string();
-            return Err(ConfigError::new(field, what, "a power of two, as 0x1000"));
-        }
-        if bit & KUBERNETES_MARKS != 0 {
-            let what = format_args!("{bit:#x} is a bit of Kubernetes' own marks").to_string();
-            return Err(ConfigError::new(field, what, "any other bit, as 0x1000"));
-        }
-    }
-    if marks.packet == marks.original {
-        let what = format_args!("{:#x} as marks.packet", marks.original).to_string();
-        return Err(ConfigError::new("marks.original", what, "another bit"));
-    }
-    Ok(marks)
-}
-
-/// The masquerade and drop marks of kube-proxy and the kubelet.
-const KUBERNETES_MARKS: u32 = 0x4000 | 0x8000;
 
 /// Exactly one source.
 pub(super) fn source(given: Option<SourceFile>) -> Checked<SourceConfig> {

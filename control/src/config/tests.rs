@@ -38,8 +38,6 @@ fn every_key_has_its_default() {
             service_cidrs: vec![],
             snat: PRIVATE_SNAT.into(),
             return_path: ReturnPath::ConnMark,
-            alias: false,
-            marks: Marks { packet: 0x1000, original: 0x2000 },
             detect_local: DetectLocal::ClusterCidr(vec![]),
             node_port_addresses: NodePortAddresses::Primary,
             node_port_range: (30_000, 32_767),
@@ -110,7 +108,6 @@ drainSeconds: 0
     assert_eq!((config.node_name.as_str(), config.drain), ("n1", Duration::ZERO));
     assert!(config.take_over && config.forward_accept);
     assert_eq!(config.return_path, ReturnPath::Masquerade);
-    assert_eq!(config.marks, Marks { packet: 0x10_0000, original: 1 });
     assert_eq!(config.detect_local, DetectLocal::ClusterCidr(vec![("10.244.0.0".parse().unwrap(), 16)]));
     assert!(config.fabric().masquerade_all);
     let reserved = config.fabric().reserved_ports;
@@ -358,13 +355,14 @@ fn the_return_path_follows_the_source() {
     assert_eq!(path("source: {kubernetes: {}}\n"), ReturnPath::ConnMark);
     assert_eq!(path("source: {manifests: /m}\n"), ReturnPath::ConnMark);
     assert_eq!(path("source: {manifests: /m}\nsnatAddresses: [192.0.2.1]\n"), ReturnPath::Masquerade);
-    assert_eq!(path("source: {manifests: /m}\nreturnPath: connmark\n"), ReturnPath::ConnMark);
+    assert_eq!(path("source: {manifests: /m}\nreturnPath: connmark\n"), ReturnPath::ConnMark, "its old name");
+    assert_eq!(path("source: {manifests: /m}\nreturnPath: conntrack\n"), ReturnPath::ConnMark);
     assert_eq!(path("source: {kubernetes: {}}\nreturnPath: masquerade\n"), ReturnPath::Masquerade);
     assert_eq!(refused("source: {manifests: /m, kubernetes: {}}\n", "one of them"), "source");
 }
 
 #[test]
-fn with_connection_marks_snat_addresses_are_private_and_need_not_be_given() {
+fn where_sources_are_kept_snat_addresses_are_private_and_need_not_be_given() {
     let snat = |lines: &str| config(lines).unwrap().snat;
     let [v4, v6] = PRIVATE_SNAT;
     assert_eq!(snat("returnPath: connmark\n"), [v4, v6]);
@@ -373,19 +371,4 @@ fn with_connection_marks_snat_addresses_are_private_and_need_not_be_given() {
     assert!(snat("returnPath: masquerade\n").is_empty());
     assert_eq!(refused("snatAddresses: [127.0.0.1]\n", "loopback"), "snatAddresses[0]");
     assert_eq!(refused("snatAddresses: ['fe80::1']\n", "link-local"), "snatAddresses[0]");
-}
-
-#[test]
-fn marks_are_two_bits_that_kubernetes_leaves_alone() {
-    for (marks, field) in [
-        ("packet: 0x3000", "marks.packet"),
-        ("packet: 0", "marks.packet"),
-        ("original: 0x4000", "marks.original"),
-        ("packet: 0x8000", "marks.packet"),
-        ("packet: 0x2000", "marks.original"),
-    ] {
-        assert_eq!(refused(&format!("marks: {{{marks}}}\n"), "bit"), field);
-    }
-    let given = config("marks: {packet: 0x80000000}\n").unwrap().marks;
-    assert_eq!(given, Marks { packet: 0x8000_0000, original: 0x2000 });
 }

@@ -147,7 +147,11 @@ impl<'a> Story<'a> {
         writeln!(self.out, "  {} curl -i http://{address}", stage.way_into(CLIENT))?;
         writeln!(self.out, "  {program} flows --socket {}", socket.display())?;
         writeln!(self.out, "  {program} services --socket {}", socket.display())?;
-        writeln!(self.out, "  {} ip rule", stage.way_into(super::cluster::GATEWAY))?;
+        writeln!(
+            self.out,
+            "  {} ip route show table local proto 77",
+            stage.way_into(super::cluster::GATEWAY)
+        )?;
         writeln!(self.out, "  edit a file in {}: it is watched", manifests.display())?;
         self.out.flush()
     }

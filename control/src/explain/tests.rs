@@ -19,7 +19,7 @@ node:
 clusterCIDR: 10.0.0.0/8
 serviceCIDRs: [172.30.0.0/16]
 externalIPs: {allow: [192.168.99.0/24]}
-returnPath: connmark
+returnPath: conntrack
 ";
 
 const CLUSTER: &str = r#"{"apiVersion": "v1", "kind": "List", "items": [

@@ -10,7 +10,6 @@ const NFTABLES: u16 = 10 << 8;
 pub(super) const BATCH_BEGIN: u16 = 0x10;
 pub(super) const BATCH_END: u16 = 0x11;
 /// `NFPROTO_*`.
-pub(super) const INET: u8 = 1;
 pub(super) const IPV4: u32 = 2;
 pub(super) const IPV6: u32 = 10;
 /// `NFTA_LIST_ELEM`.
@@ -184,7 +183,7 @@ mod tests {
     #[test]
     fn attributes_nest_and_are_read_back() {
         let mut bytes = Bytes::default();
-        bytes.message(Kind::NewTable.number(), flag::CREATE, 7, (INET, 0), |out| {
+        bytes.message(Kind::NewTable.number(), flag::CREATE, 7, (1, 0), |out| {
             out.text(1, "abc");
             out.nested(4, |inner| inner.be32(2, 0x0102_0304));
         });

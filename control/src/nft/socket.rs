@@ -9,8 +9,9 @@ use nix::sys::time::TimeVal;
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 use rtnetlink::sys::{Socket, SocketAddr};
 
-use super::message::{Answer, Attributes, BATCH_BEGIN, BATCH_END, Bytes, DONE, INET, Kind, LIST_ELEM, flag};
-use super::{Chain, Set, Table};
+use super::message::{Answer, Attributes, BATCH_BEGIN, BATCH_END, Bytes, DONE, Kind, flag};
+use super::part::{Part, contents, del_table, elements, new_table};
+use super::{Set, Table, TableFamily};
 
 /// Why a table could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -32,21 +33,19 @@ pub(crate) enum NftError {
 pub(crate) struct Nft {
     socket: Socket,
     sequence: u32,
+    family: TableFamily,
     /// Tables get an owner; `None` until one was asked for.
     owns: Option<bool>,
 }
 
-/// One message of a transaction, for its error's sake.
-struct Part {
-    doing: String,
-    kind: Kind,
-    flags: u16,
-    attributes: Bytes,
-}
-
 impl Nft {
-    /// Opens a socket.
+    /// Opens a socket for tables of the family inet.
     pub(crate) fn open() -> Result<Self, NftError> {
+        Self::open_for(TableFamily::Inet)
+    }
+
+    /// Opens a socket for tables of this family.
+    pub(crate) fn open_for(family: TableFamily) -> Result<Self, NftError> {
         let open = || -> io::Result<Socket> {
             let mut socket = Socket::new(NETLINK_NETFILTER)?;
             socket.bind_auto()?;
@@ -57,7 +56,7 @@ impl Nft {
             Ok(socket)
         };
         let socket = open().map_err(refused("open a netfilter socket"))?;
-        Ok(Self { socket, sequence: 0, owns: None })
+        Ok(Self { socket, sequence: 0, family, owns: None })
     }
 
     /// Whether what was written has an owner: others cannot change it.
@@ -139,6 +138,20 @@ impl Nft {
         Ok(found)
     }
 
+    /// The names of a table's chains; none where there is no such table.
+    pub(crate) fn chains(&mut self, table: &str) -> Result<BTreeSet<String>, NftError> {
+        let text =
+            |value: &[u8]| String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned();
+        let mut found = BTreeSet::new();
+        self.dump(Kind::GetChain, (table, None), |answer| {
+            // A kernel that does not filter gives those of all tables.
+            if answer.attributes().get(1).map(text).as_deref() == Some(table) {
+                found.extend(answer.attributes().get(3).map(text));
+            }
+        })?;
+        Ok(found)
+    }
+
     /// What the kernel says of a table's chains, rules and sets, elements aside. Equal as long as nobody changed it.
     pub(crate) fn snapshot(&mut self, table: &str) -> Result<BTreeSet<Vec<u8>>, NftError> {
         let mut said = BTreeSet::new();
@@ -182,13 +195,13 @@ impl Nft {
 
     /// Carries out all of it or nothing.
     fn transact(&mut self, parts: Vec<Part>) -> Result<(), NftError> {
-        let mut bytes = Bytes::default();
+        let (mut bytes, family) = (Bytes::default(), self.family as u8);
         let first = self.sequence.wrapping_add(1);
         bytes.message(BATCH_BEGIN, 0, first, (0, NFTABLES), |_| {});
         let count = u32::try_from(parts.len()).unwrap_or(u32::MAX);
         for (at, part) in (1..).zip(&parts) {
             let flags = part.flags | if at == count { flag::ACK } else { 0 };
-            bytes.message(part.kind.number(), flags, first.wrapping_add(at), (INET, 0), |out| {
+            bytes.message(part.kind.number(), flags, first.wrapping_add(at), (family, 0), |out| {
                 out.0.extend(&part.attributes.0);
             });
         }
@@ -241,8 +254,8 @@ impl Nft {
         mut each: impl FnMut(&Answer<'_>),
     ) -> Result<(), NftError> {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut bytes = Bytes::default();
-        bytes.message(kind.number(), flag::DUMP, self.sequence, (INET, 0), |out| {
+        let (mut bytes, family) = (Bytes::default(), self.family as u8);
+        bytes.message(kind.number(), flag::DUMP, self.sequence, (family, 0), |out| {
             out.text(1, table);
             if let Some((attribute, name)) = more {
                 out.text(attribute, name);
@@ -272,105 +285,16 @@ impl std::fmt::Debug for Nft {
     }
 }
 
-/// Fields that count, and change with what is ours to change: uses of chains and sets, elements of a set.
+/// Fields that follow what is ours to change: uses of a chain; the backend of a set (`NFTA_SET_TYPE`) and how many elements it
+/// has (`NFTA_SET_COUNT`).
 const fn counts(kind: Kind, field: u16) -> bool {
-    matches!((kind, field), (Kind::GetChain, 6) | (Kind::GetSet, 19))
-}
-
-fn new_table(name: &'static str, flags: u32) -> Part {
-    part(format!("make table {name}"), Kind::NewTable, flag::CREATE, |out| {
-        out.text(1, name);
-        out.be32(2, flags);
-    })
-}
-
-fn del_table(name: &'static str) -> Part {
-    part(format!("delete table {name}"), Kind::DelTable, 0, |out| out.text(1, name))
-}
-
-fn contents(table: &Table) -> Vec<Part> {
-    let mut parts = Vec::new();
-    for (id, set) in (1..).zip(&table.sets) {
-        parts.push(new_set(table.name, set, id));
-        parts.extend(elements(Kind::NewElements, table.name, set.name, set.elements.iter()));
-    }
-    parts.extend(table.chains.iter().map(|chain| new_chain(table.name, chain)));
-    for chain in &table.chains {
-        parts.extend((1..).zip(&chain.rules).map(|(number, rule)| {
-            let doing = format!("make rule {number} of chain {}", chain.name);
-            part(doing, Kind::NewRule, flag::CREATE | flag::APPEND, |out| {
-                out.text(1, table.name);
-                out.text(2, chain.name);
-                out.nested(4, |list| rule.encode(list));
-            })
-        }));
-    }
-    parts
-}
-
-fn new_chain(table: &str, chain: &Chain) -> Part {
-    part(format!("make chain {}", chain.name), Kind::NewChain, flag::CREATE, |out| {
-        out.text(1, table);
-        out.text(3, chain.name);
-        if let Some(hook) = chain.hook {
-            out.nested(4, |nested| {
-                nested.be32(1, hook.at as u32);
-                nested.be32(2, hook.priority.cast_unsigned());
-            });
-            // Whatever falls through goes on.
-            out.be32(5, 1);
-            out.text(7, hook.kind);
-        }
-    })
-}
-
-fn new_set(table: &str, set: &Set, id: u32) -> Part {
-    part(format!("make set {}", set.name), Kind::NewSet, flag::CREATE, |out| {
-        let number = set.key.iter().fold(0, |number, part| number << 6 | part.number());
-        let len: usize = set.key.iter().map(|part| part.len()).sum();
-        out.text(1, table);
-        out.text(2, set.name);
-        out.be32(3, 0);
-        out.be32(4, number);
-        out.be32(5, if set.key.len() == 1 { set.key[0].size() } else { u32::try_from(len).unwrap_or(0) });
-        out.be32(10, id);
-    })
-}
-
-/// Messages for elements, each of a bounded size.
-fn elements<'a>(
-    kind: Kind,
-    table: &'static str,
-    set: &'static str,
-    elements: impl Iterator<Item = &'a Vec<u8>>,
-) -> Vec<Part> {
-    let elements: Vec<_> = elements.collect();
-    let change = if kind == Kind::NewElements { "add to" } else { "delete from" };
-    let flags = if kind == Kind::NewElements { flag::CREATE } else { 0 };
-    let part_of = |some: &[&Vec<u8>]| {
-        part(format!("{change} set {set}"), kind, flags, |out| {
-            out.text(1, table);
-            out.text(2, set);
-            out.nested(3, |list| {
-                for element in some {
-                    list.nested(LIST_ELEM, |one| one.nested(1, |key| key.bytes(1, element)));
-                }
-            });
-        })
-    };
-    elements.chunks(ELEMENTS).map(part_of).collect()
-}
-
-fn part(doing: String, kind: Kind, flags: u16, fill: impl FnOnce(&mut Bytes)) -> Part {
-    let mut attributes = Bytes::default();
-    fill(&mut attributes);
-    Part { doing, kind, flags, attributes }
+    matches!((kind, field), (Kind::GetChain, 6) | (Kind::GetSet, 19 | 20))
 }
 
 fn owned(error: NftError, name: &'static str) -> NftError {
     match error {
         NftError::Refused { source, .. } if source.raw_os_error() == Some(EPERM) => NftError::Owned(name),
-        other => other,
+        other @ (NftError::Owned(_) | NftError::Refused { .. }) => other,
     }
 }
 
@@ -384,8 +308,6 @@ const NFTABLES: u16 = 10;
 /// `NFT_TABLE_F_OWNER`, `NFT_TABLE_F_PERSIST`.
 const OWNER: u32 = 2;
 const PERSIST: u32 = 4;
-/// Elements in one message: attributes are shorter than 64 KiB.
-const ELEMENTS: usize = 1024;
 /// Seconds.
 const ANSWER_LIMIT: i64 = 5;
 /// Bytes of send buffer at least.

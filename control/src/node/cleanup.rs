@@ -12,17 +12,16 @@ use rtnetlink::packet_route::link::LinkMessage;
 
 use super::host::refused;
 use super::netlink::{Change, Netlink, is_absent};
-use super::plan::{self, LOCAL_TABLE, MARK_TABLE, OurRule, PROTOCOL, TABLE};
-use super::rt::{Family, Rule};
-use super::{HostConfig, NodeError, alias, device, steer};
+use super::plan::{self, LOCAL_TABLE, PROTOCOL};
+use super::rt::{Family, Route};
+use super::{HostConfig, NodeError, device, former, host};
 
 /// Where an instance keeps its lock and its socket, and its flow table if nothing else is configured: `DEVICE.*`.
 const RUN_DIR: &str = "/run/tunway";
 
-/// Takes everything of ours away, also what an earlier process left: rule 110 first (no packet comes any more), then
-/// routes, the nftables rules, the other rules (rule 0 is back before the one that stood for it goes), the firewall's
-/// accepts, the device with its address, and the files. Says what was removed; an empty list means there was nothing.
-/// Rules and routes of a tunway on another device stay.
+/// Takes everything of ours away, also what an earlier process or version left: routes first (no packet comes any more),
+/// then what steered by rules, the nftables table, the firewall's accepts, the device with its address, and the files.
+/// Says what was removed; an empty list means there was nothing. What is of a tunway on another device stays.
 ///
 /// # Errors
 /// An instance holds the device, or the kernel refuses something; what was removed before stays removed, and the
@@ -34,8 +33,8 @@ pub async fn cleanup(config: &HostConfig) -> Result<Vec<String>, NodeError> {
     let mut removed = Vec::new();
     if !belongs_to_another(&mut netlink, config)? {
         remove_routes(&mut netlink, LOCAL_TABLE, config, &mut removed)?;
-        remove_rules(&mut netlink, config, &mut removed)?;
-        removed.extend(alias::table::remove()?);
+        former::remove(&mut netlink, config, &mut removed)?;
+        removed.extend(host::remove_table()?);
     }
     match config.firewall().remove_ours() {
         Ok(rules) => removed.extend(rules),
@@ -46,25 +45,6 @@ pub async fn cleanup(config: &HostConfig) -> Result<Vec<String>, NodeError> {
     remove_files(&config.device, &mut removed)?;
     drop(lock);
     Ok(removed)
-}
-
-/// Takes away what steers by rules: rule 110 first, rule 0 back before the one that stood for it goes.
-pub(super) fn remove_rules(
-    netlink: &mut Netlink,
-    config: &HostConfig,
-    removed: &mut Vec<String>,
-) -> Result<(), NodeError> {
-    remove_rule(netlink, OurRule::Lookup, config, removed)?;
-    for table in [TABLE, MARK_TABLE] {
-        remove_routes(netlink, table, config, removed)?;
-    }
-    removed.extend(steer::remove(&config.device)?);
-    put_rule_zero_back(netlink, config, removed)?;
-    remove_mark_rules(netlink, config, removed)?;
-    for rule in [OurRule::SkipMark, OurRule::Local, OurRule::Skip, OurRule::End] {
-        remove_rule(netlink, rule, config, removed)?;
-    }
-    Ok(())
 }
 
 /// Deletes a link.
@@ -96,77 +76,18 @@ fn lock(device: &str) -> Result<Option<Flock<fs::File>>, NodeError> {
     }
 }
 
-fn remove_rule(
-    netlink: &mut Netlink,
-    rule: OurRule,
-    config: &HostConfig,
-    removed: &mut Vec<String>,
-) -> Result<(), NodeError> {
-    for family in Family::ALL {
-        let rules = netlink.rules(family).map_err(refused("read the rules"))?;
-        // Its twin of another maker does the same and is not ours to take.
-        if rules.iter().any(|found| found.protocol == PROTOCOL && rule.is(found, &config.device)) {
-            let (message, flags) = rule.remove(family, &config.device);
-            let text = rule.text(family, &config.device);
-            if unless_absent(netlink.change(message, flags)).map_err(refused(&format!("remove {text}")))? {
-                removed.push(text);
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The rules on this host are those of a tunway on another device.
+/// What is on this host is of a tunway on another device.
 fn belongs_to_another(netlink: &mut Netlink, config: &HostConfig) -> Result<bool, NodeError> {
-    for family in Family::ALL {
-        let rules = netlink.rules(family).map_err(refused("read the rules"))?;
-        let ours = rules.iter().filter(|rule| rule.protocol == PROTOCOL && rule.preference == 100);
-        if let Some(device) = ours.filter_map(|rule| rule.input.as_deref()).next() {
-            return Ok(device != config.device);
-        }
+    if let Some(device) = former::owner(netlink)? {
+        return Ok(device != config.device);
     }
     let link = netlink.link_by_name(&config.device).map_err(refused("look for the device"))?;
     let index = link.map(|link| link.index);
-    alias::belongs_to_another(netlink, index).map_err(refused("read the local table"))
+    host::belongs_to_another(netlink, index).map_err(refused("read the local table"))
 }
 
-/// Before our rule for the local table goes there is another one.
-fn put_rule_zero_back(
-    netlink: &mut Netlink,
-    config: &HostConfig,
-    removed: &mut Vec<String>,
-) -> Result<(), NodeError> {
-    for family in Family::ALL {
-        let rules = netlink.rules(family).map_err(refused("read the rules"))?;
-        let ours = |rule: &Rule| OurRule::Local.is(rule, &config.device) && rule.protocol == PROTOCOL;
-        let others = rules.iter().any(|rule| plan::looks_up_local(rule) && !ours(rule));
-        if rules.iter().any(ours) && !others {
-            let text = format!("rule 0: lookup local ({})", plan::family_name(family));
-            let (message, flags) = plan::add_rule_zero(family);
-            netlink.change(message, flags).map_err(refused(&format!("put {text} back")))?;
-            removed.push(format!("(back) {text}"));
-        }
-    }
-    Ok(())
-}
-
-/// Rules 50 and 105, with whatever bit they were made.
-fn remove_mark_rules(
-    netlink: &mut Netlink,
-    config: &HostConfig,
-    removed: &mut Vec<String>,
-) -> Result<(), NodeError> {
-    for family in Family::ALL {
-        let rules = netlink.rules(family).map_err(refused("read the rules"))?;
-        let mut marked: Vec<OurRule> = rules.iter().filter_map(OurRule::marked).collect();
-        while let Some(rule) = marked.pop() {
-            remove_rule(netlink, rule, config, removed)?;
-        }
-    }
-    Ok(())
-}
-
-fn remove_routes(
+/// Routes of ours in a table.
+pub(super) fn remove_routes(
     netlink: &mut Netlink,
     table: u32,
     config: &HostConfig,
@@ -178,13 +99,23 @@ fn remove_routes(
         let changes: Vec<Change> =
             ours.iter().map(|route| plan::remove_route(route.destination, table)).collect();
         for (route, outcome) in ours.iter().zip(netlink.change_all(changes)) {
-            let text = plan::route_text(route.destination, table, &config.device);
+            let text = route_text(route, &config.device);
             if unless_absent(outcome).map_err(refused(&format!("remove {text}")))? {
                 removed.push(text);
             }
         }
     }
     Ok(())
+}
+
+fn route_text(route: &Route, device: &str) -> String {
+    let (address, length) = route.destination;
+    let table = if route.table == LOCAL_TABLE { "local".to_owned() } else { route.table.to_string() };
+    if route.unicast {
+        format!("route {address}/{length} dev {device} table {table}")
+    } else {
+        format!("route blackhole {address}/{length} table {table}")
+    }
 }
 
 fn remove_device(
@@ -238,7 +169,7 @@ fn remove_files(device: &str, removed: &mut Vec<String>) -> Result<(), NodeError
 }
 
 /// Whether it was there to be changed.
-fn unless_absent(outcome: io::Result<()>) -> io::Result<bool> {
+pub(super) fn unless_absent(outcome: io::Result<()>) -> io::Result<bool> {
     match outcome {
         Ok(()) => Ok(true),
         Err(error) if is_absent(&error) => Ok(false),

@@ -10,10 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::rt::Family;
-use marks::MarkUse;
 use sources::SourceCheck;
 
-pub(crate) mod marks;
 pub(crate) mod sources;
 
 mod iptables;
@@ -193,11 +191,6 @@ impl Firewall {
             }
         }
         Ok(done)
-    }
-
-    /// Other people's rules that have to do with marks.
-    pub(crate) fn mark_uses(&self) -> Result<Vec<MarkUse>, FirewallError> {
-        self.rules(marks::of_iptables, marks::of_nft)
     }
 
     /// Other people's rules that drop what does not come in by the way back to its source.

@@ -7,14 +7,14 @@ use std::io;
 use caps::{CapSet, Capability};
 
 use super::netlink::Netlink;
-use super::plan::{MARK_TABLE, OurRule, PROTOCOL, TABLE, family_name};
-use super::rt::{Family, Link, Route, Rule};
+use super::plan::family_name;
+use super::rt::{Family, Link};
 use super::view::ipv6_is_on;
-use super::{Finding, HostConfig, IPVS_DEVICE, Marks, NodeError, SNAT_REMEDY, host, settings, snat_faults};
+use super::{Finding, HostConfig, IPVS_DEVICE, NodeError, SNAT_REMEDY, host, settings, snat_faults};
 
-mod alias;
-mod connmark;
 mod ports;
+mod steering;
+mod tracking;
 
 /// Looks at capability, device node, sysctls, SNAT addresses, other people's rules and tables, FORWARD chains, and
 /// kube-proxy leftovers. Never changes anything.
@@ -95,7 +95,7 @@ fn sysctls(config: &HostConfig, read: &dyn Fn(&str) -> Option<String>) -> Vec<Fi
             }
         }
     }
-    // With connection marks this and more is looked at as a whole, and set where it can be.
+    // Where sources are kept this and more is looked at as a whole, and set where it can be.
     let most = settings::conntrack(config.max_flows).into_iter().find(|setting| setting.limits());
     if let Some(most) = most.filter(|_| !config.keeps_sources())
         && let Some(now) = value(most.path).filter(|now| !most.accepts(*now))
@@ -120,23 +120,7 @@ fn network(config: &HostConfig, capable: bool) -> Result<Vec<Finding>, NodeError
             "sysctl -w net.ipv6.conf.all.disable_ipv6=0, or boot without ipv6.disable=1",
         ));
     }
-    let device = view.link(&config.device).map(|link| link.index);
-    let by_rules = config.marks().is_some();
-    if !by_rules {
-        findings.extend(alias::findings(config, &mut netlink, &view, capable)?);
-    }
-    // Where nothing is steered by rules, others' are their own affair.
-    for family in view.families().into_iter().filter(|_| by_rules) {
-        let rules = netlink.rules(family).map_err(host::refused("read the rules"))?;
-        findings.extend(foreign_rules(&rules, config));
-        for table in [TABLE, MARK_TABLE] {
-            let routes = netlink.routes(family, table).map_err(host::refused("read our tables"))?;
-            findings.extend(foreign_routes(&routes, family, device));
-        }
-    }
-    if let Some(marks) = config.marks() {
-        findings.extend(connmark::findings(config, marks, &view, capable));
-    }
+    findings.extend(steering::findings(config, &mut netlink, &view, capable)?);
     if view.link(IPVS_DEVICE).is_some() {
         findings.push(leftover(
             format!("device {IPVS_DEVICE}"),
@@ -165,97 +149,6 @@ fn forwarding_off(link: &Link, config: &HostConfig) -> Option<Finding> {
             set(&path, "1"),
         )
     })
-}
-
-fn foreign_rules(rules: &[Rule], config: &HostConfig) -> Vec<Finding> {
-    let device = config.device.as_str();
-    let mut ours = vec![OurRule::Skip, OurRule::Lookup, OurRule::End];
-    if let Some(Marks { packet, .. }) = config.marks() {
-        ours.extend([OurRule::Mark(packet), OurRule::EarlyMark(packet), OurRule::SkipMark, OurRule::Local]);
-    }
-    let mut findings = Vec::new();
-    for rule in rules {
-        let family = rule.family.ip_option();
-        let what = format!("ip {family} rule {}", rule.preference);
-        let remedy = format!("ip {family} rule del preference {}", rule.preference);
-        let is_ours = rule.protocol == PROTOCOL && ours.iter().any(|own| own.is(rule, device));
-        // One left by a process with another return path or another bit: the start removes it.
-        let left = |own: OurRule| rule.protocol == PROTOCOL && own.is(rule, device);
-        if is_ours || OurRule::marked(rule).is_some() || left(OurRule::SkipMark) || left(OurRule::Local) {
-            continue;
-        }
-        if ours.iter().any(|own| own.preference() == rule.preference) {
-            findings.push(match &rule.input {
-                Some(other) if rule.protocol == PROTOCOL => {
-                    let why = format!("belongs to a tunway on device {other}: one host has one");
-                    // Cleanup takes only what is exactly as tunway makes it.
-                    let whole = ours.iter().any(|own| own.is(rule, other));
-                    let cleanup = format!("tunway cleanup --device {other}");
-                    Finding::fatal(what, why, if whole { cleanup } else { remedy })
-                }
-                _ => {
-                    let why = "is somebody else's rule at a preference tunway needs (40, 50, 60, 100, 105, 110 and 200)";
-                    Finding::fatal(what, why, remedy)
-                }
-            });
-        } else if [TABLE, MARK_TABLE].contains(&rule.table) {
-            let why = format!("looks up table {}, which tunway uses", rule.table);
-            findings.push(Finding::fatal(what, why, remedy));
-        } else if let Some((mark, mask)) = rule.mark {
-            findings.extend(marked_rule((mark, mask), config, what, remedy));
-        }
-    }
-    findings
-}
-
-/// Somebody else's rule that selects by a mark, if that is one of ours too.
-fn marked_rule(
-    (mark, mask): (u32, u32),
-    config: &HostConfig,
-    what: String,
-    remedy: String,
-) -> Option<Finding> {
-    let Marks { packet, original } = config.marks().unwrap_or_default();
-    if config.marks().is_some() {
-        // A rule that compares the whole mark has the bits of its value.
-        let bits = if mask == u32::MAX { mark } else { mask };
-        let why = format!(
-            "selects by mark {mark:#x}/{mask:#x}, which overlaps tunway's bit {packet:#x}: one takes the other's packets"
-        );
-        let remedy = format!("{remedy}; or choose another bit: marks: {{packet: …}}");
-        return (bits & packet != 0).then(|| Finding::fatal(what, why, remedy));
-    }
-    (mask & (packet | original) != 0 && mask != u32::MAX).then(|| {
-        let why = format!(
-            "selects by mark {mark:#x}/{mask:#x}, which overlaps tunway's bits {packet:#x} and {original:#x}"
-        );
-        let remedy = "nothing to do as long as tunway marks no packets, and now it marks none (masquerade)";
-        Finding::warning(what, why, remedy)
-    })
-}
-
-fn foreign_routes(routes: &[Route], family: Family, device: Option<u32>) -> Vec<Finding> {
-    let foreign = routes
-        .iter()
-        .filter(|route| route.protocol != PROTOCOL || (route.link.is_some() && route.link != device));
-    let show = |route: &Route| format!("{}/{}", route.destination.0, route.destination.1);
-    foreign
-        .map(|route| {
-            let (family, table) = (family.ip_option(), route.table);
-            let what = format!("ip {family} route {} table {table}", show(route));
-            if route.protocol == PROTOCOL {
-                let why = "belongs to a tunway on another device: one host has one";
-                let remedy = format!(
-                    "tunway cleanup --device NAME, as `ip {family} route show table {table}` names it"
-                );
-                return Finding::fatal(what, why, remedy);
-            }
-            let why =
-                format!("is somebody else's route in a table tunway uses (protocol {})", route.protocol);
-            Finding::fatal(what, why, format!("ip {family} route del {} table {table}", show(route)))
-        })
-        .take(MOST_ROUTES)
-        .collect()
 }
 
 fn firewall(config: &HostConfig) -> Vec<Finding> {
@@ -326,9 +219,6 @@ fn dotted(path: &str) -> String {
 fn set(path: &str, value: &str) -> String {
     format!("sysctl -w {}={value}", dotted(path))
 }
-
-/// Foreign routes named one by one.
-const MOST_ROUTES: usize = 5;
 
 #[cfg(test)]
 mod tests;

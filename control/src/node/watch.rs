@@ -9,14 +9,13 @@ use std::task::{Context, Poll};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
+use rtnetlink::packet_route::route::{RouteMessage, RouteProtocol};
 use rtnetlink::sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 
-use super::alias;
+use super::host::NFT_TABLE;
 use super::netlink::messages;
-use super::plan::{PROTOCOL, TABLE};
-use super::table::NAME;
+use super::plan::PROTOCOL;
 
 /// What may have changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +30,8 @@ pub(crate) enum Hint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interest {
     Nothing,
-    /// Those of the tables named as ours are.
-    OurTables,
+    /// Those of the table named as ours is.
+    OurTable,
     Everything,
 }
 
@@ -49,7 +48,7 @@ impl Watch {
         let network = subscribe(NETLINK_ROUTE, GROUPS.iter().map(|group| *group as u32))?;
         let firewall = match interest {
             Interest::Nothing => None,
-            Interest::OurTables | Interest::Everything => {
+            Interest::OurTable | Interest::Everything => {
                 subscribe(NETLINK_NETFILTER, [NFNLGRP_NFTABLES].into_iter()).ok()
             }
         };
@@ -92,7 +91,7 @@ impl Interest {
             let name = [name.as_bytes(), &[0]].concat();
             datagram.windows(name.len()).any(|bytes| bytes == name)
         };
-        self == Self::Everything || named(NAME) || named(alias::table::NAME)
+        self == Self::Everything || named(NFT_TABLE)
     }
 }
 
@@ -127,12 +126,8 @@ fn concerns_us(datagram: &[u8]) -> bool {
 }
 
 fn route_concerns_us(route: &RouteMessage) -> bool {
-    let named =
-        |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::Table(table) if *table == TABLE);
-    // Ours in the local table are known by their protocol.
-    let local = route.header.protocol == RouteProtocol::Other(PROTOCOL);
     // A default route decides the node's address.
-    route.header.destination_prefix_length == 0 || local || route.attributes.iter().any(named)
+    route.header.destination_prefix_length == 0 || route.header.protocol == RouteProtocol::Other(PROTOCOL)
 }
 
 /// What we subscribe to.
@@ -160,12 +155,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn routes_of_other_tables_are_nothing_to_us() {
+    fn routes_of_others_are_nothing_to_us() {
         let mut route = RouteMessage::default();
         route.header.destination_prefix_length = 24;
         route.header.table = 254;
         assert!(!concerns_us(&datagram(RouteNetlinkMessage::NewRoute(route.clone()))));
-        route.attributes.push(RouteAttribute::Table(TABLE));
+        route.header.protocol = RouteProtocol::Other(PROTOCOL);
         assert!(concerns_us(&datagram(RouteNetlinkMessage::DelRoute(route.clone()))));
         let mut default = RouteMessage::default();
         default.header.table = 254;

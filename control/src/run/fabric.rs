@@ -43,7 +43,7 @@ impl Parts {
             detect: config.detect_local.clone(),
             node_ports: config.node_port_addresses.clone(),
             here: Surroundings::default(),
-            alias: config.alias,
+            alias: config.return_path == ReturnPath::ConnMark,
             kept: BTreeSet::new(),
             servers: Vec::new(),
         }

@@ -226,26 +226,22 @@ mod tests {
 
     #[test]
     fn what_needs_no_new_start_is_taken_over_and_the_rest_stays_as_it_is() {
-        let source = "source: {manifests: /etc/m}\nreturnPath: connmark\n";
+        let source = "source: {manifests: /etc/m}\nreturnPath: conntrack\n";
         let new = format!(
             "{source}serviceCIDRs: [10.200.0.0/16]\nmasqueradeAll: true\nexternalIPs: {{allow: [203.0.113.0/24]}}\n\
             clusterCIDR: 10.244.0.0/16\nnodePortAddresses: [10.0.0.0/8]\ndrainSeconds: 9\n\
-            loadBalancing: {{algorithm: p2c}}\nworkers: 1\ntimeouts: {{udp: 7}}\nmarks: {{packet: 0x10000}}\n"
+            loadBalancing: {{algorithm: p2c}}\nworkers: 1\ntimeouts: {{udp: 7}}\n"
         );
         let (config, told) = changes(source, &new);
         let old = Config::resolve(file(source), &machine()).unwrap();
         let wanted = Config::resolve(file(&new), &machine()).unwrap();
-        assert_eq!(
-            config,
-            Config { workers: old.workers, timeouts: old.timeouts.clone(), marks: old.marks, ..wanted }
-        );
+        assert_eq!(config, Config { workers: old.workers, timeouts: old.timeouts.clone(), ..wanted });
         let keys = [
             ("clusterCIDR", true),
             ("detectLocal", true),
             ("drainSeconds", true),
             ("externalIPs", true),
             ("loadBalancing", true),
-            ("marks", false),
             ("masqueradeAll", true),
             ("nodePortAddresses", true),
             ("serviceCIDRs", true),

@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::node::alias::AliasHost;
-use crate::node::{self, Host, HostConfig, LocalFrontends, NodeError};
+use crate::node::{Host, LocalFrontends, NodeError};
 
-/// Installs routes and steering. [`Steered`] in earnest.
+/// Installs routes and steering. [`Host`] in earnest.
 pub trait Steering {
     /// The Service CIDRs, for the next [`Steering::attract`].
     fn set_service_cidrs(&mut self, cidrs: &BTreeSet<(IpAddr, u8)>);
@@ -18,54 +17,20 @@ pub trait Steering {
     fn repair(&mut self) -> impl Future<Output = Result<Vec<String>, NodeError>>;
 }
 
-/// The host plan in place, by how it steers.
-#[derive(Debug)]
-pub enum Steered {
-    /// By marks, and rules that look at them.
-    Rules(Box<Host>),
-    /// By routes of the local table, with alias destinations if sources are kept.
-    Alias(AliasHost),
-}
-
-impl Steered {
-    /// Sets up the host as the configuration wants it.
-    ///
-    /// # Errors
-    /// The device is missing, or the kernel refuses something.
-    pub async fn install(config: HostConfig) -> Result<Self, NodeError> {
-        match config.steering {
-            node::Steering::Alias | node::Steering::Snat => AliasHost::install(config).await.map(Self::Alias),
-            node::Steering::Marks(_) => Ok(Self::Rules(Box::new(Host::install(config).await?))),
-        }
-    }
-}
-
-impl Steering for Steered {
+impl Steering for Host {
     fn set_service_cidrs(&mut self, cidrs: &BTreeSet<(IpAddr, u8)>) {
-        match self {
-            Self::Rules(host) => host.set_service_cidrs(cidrs),
-            Self::Alias(host) => host.set_service_cidrs(cidrs),
-        }
+        Self::set_service_cidrs(self, cidrs);
     }
 
     async fn attract(&mut self, vips: &BTreeSet<IpAddr>) -> Result<(), NodeError> {
-        match self {
-            Self::Rules(host) => host.attract(vips).await,
-            Self::Alias(host) => host.attract(vips).await,
-        }
+        Self::attract(self, vips).await
     }
 
     async fn serve(&mut self, local: &LocalFrontends) -> Result<(), NodeError> {
-        match self {
-            Self::Rules(host) => host.serve(local).await,
-            Self::Alias(host) => host.serve(local).await,
-        }
+        Self::serve(self, local).await
     }
 
     async fn repair(&mut self) -> Result<Vec<String>, NodeError> {
-        match self {
-            Self::Rules(host) => host.repair().await,
-            Self::Alias(host) => host.repair().await,
-        }
+        Self::repair(self).await
     }
 }

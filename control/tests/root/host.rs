@@ -5,9 +5,9 @@ use std::fs;
 use std::future::Future;
 use std::net::IpAddr;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use control::node::{Host, HostConfig, Marks, Steering};
+use control::node::{Host, HostConfig, Steering};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
@@ -64,10 +64,10 @@ pub(crate) fn config() -> HostConfig {
     }
 }
 
-/// The same with connection marks.
-pub(crate) fn connmark() -> HostConfig {
+/// The same where sources are kept.
+pub(crate) fn conntrack() -> HostConfig {
     HostConfig {
-        steering: Steering::Marks(Marks::default()),
+        steering: Steering::Alias,
         snat: vec![addr("169.254.77.1"), addr("fd00:fffe:77::1")],
         ..config()
     }
@@ -108,6 +108,16 @@ pub(crate) fn everything() -> String {
     all + &format!("{:?}", files.collect::<Vec<_>>())
 }
 
+/// Waits until what a repair puts back, or what follows a change of this host, is as it was; what was told meanwhile.
+pub(crate) async fn until(host: &mut Host, what: &str, mut right: impl FnMut() -> bool) -> Vec<String> {
+    let (start, mut done) = (SystemTime::now(), Vec::new());
+    while !right() {
+        done.extend(repair(host, Duration::from_millis(20)).await.unwrap_or_default());
+        assert!(start.elapsed().unwrap_or_default() < REPAIRED, "{what}: so far {done:?}\n{}", state());
+    }
+    done
+}
+
 /// Panics with the lines that differ.
 pub(crate) fn assert_same(now: &str, before: &str, when: &str) {
     let only = |one: &str, other: &str| -> Vec<String> {
@@ -123,6 +133,8 @@ pub(crate) fn state() -> String {
     for command in [
         "rule",
         "-6 rule",
+        "route show table local proto 77",
+        "-6 route show table local proto 77",
         "route show table 7701",
         "-6 route show table 7701",
         "route show table 7702",
@@ -140,7 +152,11 @@ pub(crate) fn state() -> String {
     // How long an address stays valid is printed in seconds, and IPv6 gives routes no stable order in a table.
     // Whether a device that was never without a carrier is "UP" or "UNKNOWN" is the kernel's own affair.
     let state = [" state UP", " state UNKNOWN"].iter().fold(state, |state, word| state.replace(word, ""));
-    let mut lines: Vec<&str> = state.lines().map(str::trim_end).collect();
+    // Whose a table is changes with the process, the rest of it does not.
+    let lines =
+        state.lines().filter(|line| !line.trim_start().starts_with("flags owner") && line.trim() != "flags");
+    let lines = lines.map(|line| line.split_once(" # progname").map_or(line, |(line, _)| line));
+    let mut lines: Vec<&str> = lines.map(str::trim_end).collect();
     lines.sort_unstable();
     lines.join("\n")
 }

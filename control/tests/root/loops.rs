@@ -6,29 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::host::{QUIET, block_on, config, connmark, enter, installed, ip_or_nothing, shell};
+use crate::host::{QUIET, block_on, conntrack, enter, installed, ip_or_nothing, shell};
 use crate::runner::{join, wait_for};
 
-pub(crate) fn what_is_written_back_crosses_once() {
-    // With and without a default route, to a Service address and to an address of nobody.
-    for default_route in [true, false] {
-        join(thread::spawn(move || {
-            enter();
-            if !default_route {
-                shell("ip route del default; ip -6 route del default");
-            }
-            let reader = Reader::start();
-            let host = block_on(installed(config(), &["203.0.113.10", "fd00:203::10"]));
-            for target in ["10.96.0.10:80", "203.0.113.10:80", "[fd00:96::10]:80", "[fd00:203::10]:80"] {
-                let crossings = reader.crossings(target.parse().unwrap());
-                assert_eq!(crossings, 1, "{target}, default route: {default_route}");
-            }
-            drop(host);
-        }));
-    }
-}
-
-pub(crate) fn with_connection_marks_neither() {
+pub(crate) fn where_sources_are_kept_neither() {
     // The kernel's answer to what it cannot send on quotes the packet, and may cross once more.
     for default_route in [true, false] {
         join(thread::spawn(move || {
@@ -37,7 +18,7 @@ pub(crate) fn with_connection_marks_neither() {
                 shell("ip route del default; ip -6 route del default");
             }
             let reader = Reader::start();
-            let host = block_on(installed(connmark(), &["203.0.113.10", "fd00:203::10"]));
+            let host = block_on(installed(conntrack(), &["203.0.113.10", "fd00:203::10"]));
             for target in ["10.96.0.10:80", "203.0.113.10:80", "[fd00:96::10]:80", "[fd00:203::10]:80"] {
                 let crossings = reader.crossings(target.parse().unwrap());
                 assert!(crossings <= 2, "{target}, default route: {default_route}: {crossings}");
@@ -45,19 +26,6 @@ pub(crate) fn with_connection_marks_neither() {
             drop(host);
         }));
     }
-}
-
-pub(crate) fn the_order_matters() {
-    // The same with the plausible wrong rule: where main has no route the packet falls through to 110 and comes
-    // back, until its TTL ends. A test that could not see this would prove nothing.
-    enter();
-    shell("ip route del default; ip -6 route del default");
-    let reader = Reader::start();
-    let host = block_on(installed(config(), &[]));
-    shell("ip rule add preference 99 iif tunway0 lookup main; ip rule del preference 100");
-    let crossings = reader.crossings("10.96.0.10:80".parse().unwrap());
-    assert!(crossings > 20, "{crossings}");
-    drop(host);
 }
 
 /// Writes back every packet and counts those that carry a marked payload.
@@ -98,7 +66,7 @@ impl Reader {
         let socket = UdpSocket::bind(any).unwrap();
         socket
             .send_to(MARK, target)
-            .unwrap_or_else(|error| panic!("{target}: {error}; {}", ip_or_nothing("rule")));
+            .unwrap_or_else(|error| panic!("{target}: {error}; {}", ip_or_nothing("route show table local")));
         wait_for("the datagram comes in", Duration::from_secs(5), || self.marked.load(Ordering::Relaxed) > 0);
         // A loop is over within milliseconds: TTL 64.
         let mut last = 0;

@@ -75,53 +75,25 @@ pub(crate) fn every_fault_is_named() {
             "choose `snatAddress` outside",
         ),
         (
-            "ip rule add preference 110 lookup 99",
-            config(),
-            true,
-            "ip -4 rule 110",
-            "ip -4 rule del preference 110",
-        ),
-        (
-            "ip -6 rule add preference 200 from fd00::/8 lookup main",
-            config(),
-            true,
-            "ip -6 rule 200",
-            "ip -6 rule del preference 200",
-        ),
-        (
-            "ip rule add preference 7 lookup 7702",
-            config(),
-            true,
-            "ip -4 rule 7",
-            "ip -4 rule del preference 7",
-        ),
-        (
-            "ip rule add preference 7 fwmark 0x1000/0xf000 lookup main",
+            "ip rule add preference 9 lookup local; ip rule del preference 0; ip rule add preference 5 lookup 2004",
             config(),
             false,
-            "ip -4 rule 7",
-            "masquerade",
+            "ip -4 rule 5",
+            "preference 0 lookup local",
         ),
         (
-            "ip rule add preference 100 iif tunway9 goto 32766 protocol 77",
+            "ip -6 rule add preference 200 nop protocol 77; ip -6 rule add preference 100 iif tunway9 goto 200 protocol 77",
             config(),
             true,
-            "ip -4 rule 100",
-            "ip -4 rule del preference 100",
+            "rules with protocol 77",
+            "tunway cleanup --device tunway9",
         ),
         (
-            "ip route add 10.5.0.0/16 dev eth0 table 7701",
+            "ip route add 10.5.0.0/16 dev eth0 table local proto 77",
             config(),
             true,
-            "ip -4 route 10.5.0.0/16 table 7701",
-            "ip -4 route del 10.5.0.0/16 table 7701",
-        ),
-        (
-            "ip -6 route add fd00:5::/64 dev eth0 table 7702",
-            config(),
-            true,
-            "ip -6 route fd00:5::/64 table 7702",
-            "ip -6 route del fd00:5::/64 table 7702",
+            "routes of the local table with protocol 77",
+            "tunway cleanup --device NAME",
         ),
         ("ip link add kube-ipvs0 type bridge", config(), true, "device kube-ipvs0", "ip link del kube-ipvs0"),
         ("nft add table ip6 kube-proxy", config(), true, "nftables table ip6 kube-proxy", "--take-over"),
@@ -156,7 +128,7 @@ pub(crate) fn every_fault_is_named() {
             // Doing what the finding says makes it go away, where it is a command.
             if is_fatal && !hit.remedy.contains("choose") {
                 let command = hit.remedy.split("; or start").next().unwrap().replace("; ipvsadm -C", "");
-                if !command.contains("kube-proxy --cleanup") {
+                if !command.contains("kube-proxy --cleanup") && !command.contains("tunway cleanup") {
                     shell(&command);
                     assert_eq!(fatal(&config), [], "after {command}");
                 }
@@ -167,7 +139,9 @@ pub(crate) fn every_fault_is_named() {
 
 pub(crate) fn nothing_is_changed() {
     enter_with_device();
-    shell("iptables -P FORWARD DROP; nft add table ip kube-proxy; ip rule add preference 110 lookup 99");
+    shell(
+        "iptables -P FORWARD DROP; nft add table ip kube-proxy; ip route add 10.5.0.0/16 dev eth0 table local proto 77",
+    );
     let before = everything();
     let tables = shell("cat /proc/thread-self/net/ip_tables_names /proc/thread-self/net/ip6_tables_names");
     let mut config = config();

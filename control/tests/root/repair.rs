@@ -6,6 +6,7 @@ use control::node::NodeError;
 
 use crate::host::{
     QUIET, REPAIRED, assert_same, block_on, config, enter_with_device, installed, ip, repair, shell, state,
+    until,
 };
 
 pub(crate) fn whatever_is_taken_away_comes_back() {
@@ -16,23 +17,29 @@ pub(crate) fn whatever_is_taken_away_comes_back() {
         let good = state();
         let mut slowest = Duration::ZERO;
         for (damage, told) in [
-            ("ip rule del preference 110", "rule 110: lookup 7701 (IPv4)"),
-            ("ip -6 rule del preference 110", "rule 110: lookup 7701 (IPv6)"),
-            ("ip rule del preference 100", "rule 100: iif tunway0 goto 200 (IPv4)"),
-            ("ip -6 rule del preference 100", "rule 100: iif tunway0 goto 200 (IPv6)"),
-            ("ip rule del preference 200", "rule 200: nop (IPv4)"),
-            ("ip -6 rule del preference 200", "rule 200: nop (IPv6)"),
-            ("ip route del 10.96.0.0/12 table 7701", "route 10.96.0.0/12"),
-            ("ip route del 10.200.0.1 table 7701", "route 10.200.0.1/32"),
-            ("ip route del 203.0.113.10 table 7701", "route 203.0.113.10/32"),
-            ("ip -6 route del fd00:96::/108 table 7701", "route fd00:96::/108"),
-            ("ip -6 route del fd00:203::10 table 7701", "route fd00:203::10/128"),
-            ("ip route replace 10.96.0.0/12 via 192.168.77.254 proto 77 table 7701", "route 10.96.0.0/12"),
-            ("ip route replace blackhole 203.0.113.10 proto 77 table 7701", "route 203.0.113.10/32"),
-            ("ip route change 10.96.0.0/12 dev tunway0 proto 77 table 7701 mtu 1400", "route 10.96.0.0/12"),
-            ("ip route add 198.18.0.0/15 dev tunway0 proto 77 table 7701", "no route 198.18.0.0/15"),
-            ("ip route flush table 7701", "route 10.200.0.1/32"),
-            ("ip -6 route flush table 7701", "route fd00:fffe:77::1/128"),
+            ("ip route del 10.96.0.0/12 dev tunway0 table local", "route 10.96.0.0/12"),
+            ("ip route del 10.200.0.1 dev tunway0 table local", "route 10.200.0.1/32"),
+            ("ip route del 203.0.113.10 dev tunway0 table local", "route 203.0.113.10/32"),
+            ("ip -6 route del fd00:96::/108 dev tunway0 table local", "route fd00:96::/108"),
+            ("ip -6 route del fd00:203::10 dev tunway0 table local", "route fd00:203::10/128"),
+            (
+                "ip route del blackhole 10.96.0.0/12 table local metric 4000000",
+                "route blackhole 10.96.0.0/12",
+            ),
+            (
+                "ip -6 route del blackhole fd00:203::10 table local metric 4000000",
+                "route blackhole fd00:203::10/128",
+            ),
+            ("ip route replace 10.96.0.0/12 via 192.168.77.254 proto 77 table local", "route 10.96.0.0/12"),
+            ("ip route replace blackhole 203.0.113.10 proto 77 table local", "route 203.0.113.10/32"),
+            ("ip route change 10.96.0.0/12 dev tunway0 proto 77 table local mtu 1400", "route 10.96.0.0/12"),
+            ("ip route add 198.18.0.0/15 dev tunway0 proto 77 table local", "no route 198.18.0.0/15"),
+            (
+                "ip route add blackhole 198.18.0.0/15 proto 77 table local metric 4000000",
+                "no route blackhole 198.18.0.0/15",
+            ),
+            ("ip route flush table local proto 77", "route 10.200.0.1/32"),
+            ("ip -6 route flush table local proto 77", "route fd00:fffe:77::1/128"),
             ("ip addr del 169.254.77.2/32 dev tunway0", "tunway0: address 169.254.77.2/32"),
             ("ip addr flush dev tunway0", "tunway0: address 169.254.77.2/32"),
             ("ip link set tunway0 down", "tunway0: up"),
@@ -68,8 +75,8 @@ pub(crate) fn whatever_is_taken_away_comes_back() {
 
         // All at once: one repair.
         shell(
-            "ip rule del preference 110; ip -6 rule del preference 200; ip link set tunway0 down; \
-             ip route flush table 7701; ip addr flush dev tunway0",
+            "ip link set tunway0 down; ip route flush table local proto 77; ip -6 route flush table local proto 77; \
+             ip addr flush dev tunway0",
         );
         let done = repair(&mut host, REPAIRED).await.expect("a repair");
         assert!(done.len() >= 8, "{done:?}");
@@ -96,29 +103,17 @@ pub(crate) fn routes_follow_the_nodes_address() {
         ] {
             shell(change);
             let prefix = if family == "-4" { "10.96.0.0/12" } else { "fd00:96::/108" };
-            // The old address going and the new one coming may be two repairs.
-            let start = SystemTime::now();
-            loop {
-                let limit = REPAIRED.saturating_sub(start.elapsed().unwrap_or_default());
-                assert!(repair(&mut host, limit).await.is_some(), "no repair after: {change}");
-                if ip(&format!("{family} route show {prefix} table 7701")).contains(&format!("src {source}"))
-                {
-                    break;
-                }
-            }
+            let route = format!("{family} route show {prefix} table local proto 77");
+            until(&mut host, change, || ip(&route).contains(&format!("src {source} "))).await;
         }
+        let route = || ip("route show 10.96.0.0/12 table local proto 77");
         // A host without any address: no source, and still a route.
-        shell("ip addr flush dev eth0");
-        assert!(repair(&mut host, REPAIRED).await.is_some());
-        while repair(&mut host, QUIET).await.is_some() {}
-        let route = ip("route show 10.96.0.0/12 table 7701");
-        assert!(route.contains("dev tunway0") && !route.contains("src"), "{route}");
+        shell("ip addr flush dev eth0 scope global");
+        until(&mut host, "no source", || route().contains("dev tunway0") && !route().contains("src")).await;
         // A larger way out is a larger MTU.
         shell("ip addr add 192.168.77.1/24 dev eth0; ip link set wire0 mtu 9000; ip link set eth0 mtu 9000");
-        assert!(repair(&mut host, REPAIRED).await.is_some());
-        while repair(&mut host, QUIET).await.is_some() {}
-        let route = ip("route show 10.96.0.0/12 table 7701");
-        assert!(route.contains("src 192.168.77.1") && route.contains("mtu 9000"), "{route}");
+        let larger = || route().contains("src 192.168.77.1") && route().contains("mtu 9000");
+        until(&mut host, "a larger MTU", larger).await;
     });
 }
 
@@ -127,7 +122,7 @@ pub(crate) fn a_dropped_future_still_repairs() {
     block_on(async {
         let mut host = installed(config(), &[]).await;
         while repair(&mut host, QUIET).await.is_some() {}
-        shell("ip rule del preference 110; ip route flush table 7701");
+        shell("ip route flush table local proto 77; ip addr flush dev tunway0");
         // A control loop that is busy with something else every millisecond.
         let start = SystemTime::now();
         let mut drops = 0;
@@ -140,7 +135,8 @@ pub(crate) fn a_dropped_future_still_repairs() {
         };
         assert!(drops > 5, "{drops}");
         assert!(
-            done.iter().any(|text| text.contains("110")) && done.iter().any(|text| text.contains("10.96"))
+            done.iter().any(|text| text.contains("169.254.77.2"))
+                && done.iter().any(|text| text.contains("10.96"))
         );
     });
 }
@@ -154,7 +150,10 @@ pub(crate) fn what_could_not_be_attracted_is_tried_again() {
         assert!(matches!(host.attract(&vips).await, Err(NodeError::NoDevice { .. })));
         ip("tuntap add dev tunway0 mode tun");
         host.attract(&vips).await.expect("the device is back");
-        assert!(ip("route show table 7701").contains("203.0.113.10 dev tunway0"), "the same addresses again");
+        assert!(
+            ip("route show table local proto 77").contains("203.0.113.10 dev tunway0"),
+            "the same addresses again"
+        );
     });
 }
 
@@ -166,17 +165,17 @@ pub(crate) fn changes_not_ours_are_left() {
         for change in [
             "ip route add 198.18.0.0/15 via 192.168.77.254",
             "ip rule add preference 500 from 10.0.0.0/8 lookup main",
-            "ip route add 198.18.5.0/24 via 192.168.77.254 table 7701",
+            "ip route add 198.18.5.0/24 via 192.168.77.254 table local",
             "ip link add br9 type bridge; ip link set br9 up",
             "ip addr add 10.55.0.1/24 dev br9",
         ] {
-            let before = crate::host::run("ip", &["route", "show", "table", "7701"]);
+            let before = ip("route show table local proto 77");
             shell(change);
             assert_eq!(repair(&mut host, QUIET).await, None, "{change}");
-            let after = crate::host::run("ip", &["route", "show", "table", "7701"]);
+            let after = ip("route show table local proto 77");
             assert!(before.lines().all(|line| after.contains(line)), "{change}");
         }
-        assert!(ip("rule").contains("500:") && ip("route show table 7701").contains("198.18.5.0/24"));
+        assert!(ip("rule").contains("500:") && ip("route show table local").contains("198.18.5.0/24"));
     });
 }
 

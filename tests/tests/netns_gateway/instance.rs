@@ -23,8 +23,8 @@ pub(crate) fn stop_and_cleanup() {
     site.start(&["--manifests", &site.manifests().to_string_lossy()]);
     site.wait_until_served();
     assert_eq!(site.end("-TERM"), Some(0), "{}", site.log());
-    let rules = site.gateway.ip("rule").unwrap();
-    assert!(rules.contains("lookup 7701"), "{rules}");
+    let routes = site.gateway.ip("route show table local proto 77").unwrap();
+    assert!(routes.contains("10.96.0.0/"), "{routes}");
     assert!(site.gateway.ip("link").unwrap().contains(&site.device));
     site.start(&["--manifests", &site.manifests().to_string_lossy()]);
     site.wait_until_served();

@@ -1,4 +1,4 @@
-//! Whose address the backend sees with connection marks, by each way of telling local pods from others.
+//! Whose address the backend sees by connection tracking, by each way of telling local pods from others.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ fn gateway(family: usize, backend: usize) -> IpAddr {
 fn kept(site: &mut Site, detect_local: &str) -> [bool; 2] {
     let config = site.dir.path().join("config.yaml");
     let text = format!(
-        "apiVersion: tunway.dev/v1alpha1\nkind: Config\nreturnPath: connmark\ndetectLocal: {detect_local}\n"
+        "apiVersion: tunway.dev/v1alpha1\nkind: Config\nreturnPath: conntrack\ndetectLocal: {detect_local}\n"
     );
     std::fs::write(&config, text).unwrap();
     site.start(&["--config", &config.to_string_lossy(), "--manifests", &site.manifests().to_string_lossy()]);

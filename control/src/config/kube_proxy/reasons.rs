@@ -25,8 +25,8 @@ const REASONS: [(&str, &str); 40] = [
     ("conntrack.tcpBeLiberal", "sequence numbers are not tracked: it always is"),
     ("clusterCIDR", "detectLocalMode is another one"),
     ("detectLocal.", "detectLocalMode is another one"),
-    ("iptables.masqueradeBit", "`marks` has the bits that are used"),
-    ("nftables.masqueradeBit", "`marks` has the bits that are used"),
+    ("iptables.masqueradeBit", "no bits of marks are used"),
+    ("nftables.masqueradeBit", "no bits of marks are used"),
     ("iptables.localhostNodePorts", "node ports at loopback addresses are not served, as in mode nftables"),
     (
         "iptables.snatNodeInternalIP",

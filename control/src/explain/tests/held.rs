@@ -4,7 +4,7 @@ use super::*;
 use serde_json::{Value, json};
 
 fn world(config: &str, objects: &[Value]) -> Offline {
-    let lines = "apiVersion: tunway.dev/v1alpha1\nkind: Config\nreturnPath: connmark\n";
+    let lines = "apiVersion: tunway.dev/v1alpha1\nkind: Config\nreturnPath: conntrack\n";
     let node = "node: {name: n1, addresses: [192.168.0.2, 'fd00:168::2']}\n";
     offline(
         &format!("{lines}{node}{config}"),

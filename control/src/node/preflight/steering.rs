@@ -1,14 +1,14 @@
 //! What steering by routes of the local table needs of a host: that this table is looked up first; and with alias
 //! destinations, that nobody is where these are, and a kernel that takes our nftables table.
 
-use super::super::alias::{alias_ranges, belongs_to_another, table};
-use super::super::host::refused;
+use super::super::former;
+use super::super::host::{NFT_TABLE, alias_ranges, belongs_to_another, check_table, refused};
 use super::super::netlink::Netlink;
 use super::super::plan::{LOCAL_TABLE, PROTOCOL, looks_up_local};
 use super::super::rt::{Family, Prefix, Route, Rule};
 use super::super::view::HostView;
 use super::super::{Finding, HostConfig, NodeError, Steering};
-use super::connmark;
+use super::tracking;
 use crate::model::ip::contains;
 
 /// Everything of it.
@@ -19,7 +19,7 @@ pub(super) fn findings(
     capable: bool,
 ) -> Result<Vec<Finding>, NodeError> {
     let aliases = config.steering == Steering::Alias;
-    let mut findings = if aliases { connmark::tracking(config, view) } else { Vec::new() };
+    let mut findings = if aliases { tracking::tracking(config, view) } else { Vec::new() };
     let device = view.link(&config.device).map(|link| link.index);
     for family in view.families() {
         let ranges = if aliases { alias_ranges(family) } else { Vec::new() };
@@ -34,6 +34,13 @@ pub(super) fn findings(
         let rules = netlink.rules(family).map_err(refused("read the rules"))?;
         findings.extend(before_local(&rules));
     }
+    if let Some(other) = former::owner(netlink)?.filter(|other| *other != config.device) {
+        findings.push(Finding::fatal(
+            "rules with protocol 77",
+            format!("belong to a tunway on device {other}: one host has one"),
+            format!("tunway cleanup --device {other}"),
+        ));
+    }
     if belongs_to_another(netlink, device).map_err(refused("read the local table"))? {
         findings.push(Finding::fatal(
             "routes of the local table with protocol 77",
@@ -42,12 +49,12 @@ pub(super) fn findings(
         ));
     }
     if capable && aliases {
-        findings.extend(table::check(config, view).err().map(|error| {
+        findings.extend(check_table(config, view).err().map(|error| {
             let remedy = "a kernel with nf_tables, nft_ct, nft_nat and nft_masq; or take returnPath: masquerade with \
                           snatAddresses";
-            Finding::fatal(format!("nft table inet {}", table::NAME), format!("cannot be written: {error}"), remedy)
+            Finding::fatal(format!("nft table inet {}", NFT_TABLE), format!("cannot be written: {error}"), remedy)
         }));
-        findings.extend(connmark::source_checks(config, "by aliases of their destinations"));
+        findings.extend(tracking::source_checks(config));
     }
     Ok(findings)
 }

@@ -12,7 +12,7 @@ use rtnetlink::packet_route::route::{RouteAttribute, RouteType};
 
 use super::super::netlink::{Change, Netlink};
 use super::super::plan::{self, LOCAL_TABLE, PROTOCOL, Way};
-use super::super::rt::{Family, Prefix, Route};
+use super::super::rt::{Family, Link, Prefix, Route};
 
 /// One thing to do to the local table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +58,12 @@ pub(super) fn diff(existing: &[Route], wanted: &BTreeSet<Prefix>, way: Way, devi
     steps.extend(routed.difference(wanted).map(|prefix| Step::NoRoute(*prefix)));
     steps.extend(stopped.difference(wanted).map(|prefix| Step::NoBackstop(*prefix)));
     steps
+}
+
+/// What makes a route to the device, in `ip route` words and as requests.
+pub(in super::super) fn with_backstop(prefix: Prefix, way: Way, device: &Link) -> [(String, Change); 2] {
+    [Step::Backstop(prefix), Step::Route(prefix, way)]
+        .map(|step| (step.text(&device.name), step.change(device.index)))
 }
 
 impl Step {

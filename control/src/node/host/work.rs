@@ -10,18 +10,18 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::super::firewall::Firewall;
-use super::super::host::{read, refused};
 use super::super::netlink::{Netlink, is_absent, is_present};
 use super::super::plan::{self, LOCAL_TABLE, Way};
 use super::super::rt::{Family, Link};
 use super::super::view::HostView;
 use super::super::watch::{Hint, Interest, Watch};
 use super::super::{
-    HostConfig, LocalFrontends, NodeError, Steering, device, open_forward, settings, snat_faults,
+    HostConfig, LocalFrontends, NodeError, Steering, device, former, open_forward, settings, snat_faults,
 };
 use super::routes::{self, Step};
 use super::table::{Inputs, Tables};
-use super::{Ask, Asked, Repaired, convert, table};
+use super::{Ask, Asked, Repaired, table};
+use super::{read, refused};
 
 /// Serves `asked` until nobody asks any more.
 pub(super) fn run(
@@ -84,7 +84,7 @@ impl Worker {
         let aliases = config.steering == Steering::Alias;
         let interest = match (config.opens_forward(), aliases) {
             (true, _) => Interest::Everything,
-            (false, true) => Interest::OurTables,
+            (false, true) => Interest::OurTable,
             (false, false) => Interest::Nothing,
         };
         let watch = Watch::open(interest).map_err(refused("watch the host's routes"))?;
@@ -116,7 +116,7 @@ impl Worker {
             refused: None,
         };
         worker.converge()?.fail()?;
-        convert::from_rules(&mut worker.netlink, &worker.config)?;
+        former::replace(&mut worker.netlink, &worker.config)?;
         if !aliases {
             for gone in table::remove()? {
                 tracing::info!(gone, "left by a run with another return path");
@@ -162,8 +162,16 @@ impl Worker {
                 if let Some(cidrs) = cidrs {
                     self.config.service_cidrs = cidrs.into_iter().collect();
                 }
+                let before = self.unserved();
                 self.vips = Some(vips);
-                self.converge()?.fail()
+                let outcome = self.converge()?.fail();
+                for vip in self.unserved().difference(&before) {
+                    tracing::warn!(
+                        %vip,
+                        "a virtual address is an address of this host, which keeps its packets: it is not served from here"
+                    );
+                }
+                outcome
             }
             Ask::Serve(local) => {
                 if let Some(tables) = self.tables.as_mut().filter(|_| self.local != local) {
@@ -176,6 +184,13 @@ impl Worker {
                 Ok(())
             }
         }
+    }
+
+    /// Virtual addresses of this host itself, where there is nothing to steer them by.
+    fn unserved(&self) -> BTreeSet<IpAddr> {
+        let own = self.seen.iter().flat_map(|seen| &seen.own).copied().collect();
+        let vips = self.vips.iter().filter(|_| self.tables.is_none()).flatten().copied();
+        vips.collect::<BTreeSet<_>>().intersection(&own).copied().collect()
     }
 
     /// Whatever is due: what was put back. What only follows a change of this host is logged and no repair.
@@ -238,7 +253,9 @@ impl Worker {
         for family in view.families() {
             ways.push(self.route(family, &view, &link, &mut work)?);
         }
-        let own = view.addresses.iter().map(|address| address.address).collect();
+        // The device's own address is ours to keep, not the host's.
+        let own = view.addresses.iter().filter(|own| own.link != link.index);
+        let own = own.map(|address| address.address).collect();
         self.seen = Some(Seen { inputs, ways, own });
         Ok(work)
     }

@@ -27,12 +27,15 @@ use std::net::IpAddr;
 
 use dataplane::packet::alias::{RANGE_V4, RANGES_V6};
 use dataplane::packet::tuple::Proto;
-use dataplane::service::SvcPort;
 
 use super::super::rt::Family;
 use super::super::view::HostView;
-use super::super::{HostConfig, LocalFrontends, NodeError};
-use crate::nft::{At, Chain, Expr, Field, Hook, KeyType, Nft, NftError, Rule, Set, Table, octets};
+use super::super::{HostConfig, LocalFrontends, NodeError, former};
+use crate::nft::{At, Chain, Expr, Field, Hook, Nft, NftError, Rule, Table, octets};
+
+use self::sets::{read, sets};
+
+mod sets;
 
 /// The table's name, in the family inet.
 pub(crate) const NAME: &str = "tunway_alias";
@@ -76,12 +79,14 @@ impl Tables {
         Ok(Self { nft: Nft::open().map_err(failed)?, written: None })
     }
 
-    /// The elements that are there, which an earlier process may have left.
+    /// The elements that are there, which an earlier process or version may have left.
     pub(super) fn found(&mut self) -> Result<LocalFrontends, NodeError> {
         let mut found = LocalFrontends::default();
-        for set in sets(&LocalFrontends::default()) {
-            let elements = self.nft.elements(NAME, set.name).map_err(failed)?;
-            elements.iter().for_each(|element| read(set.name, element, &mut found));
+        for table in [NAME, former::NFT_TABLE] {
+            for set in sets(&LocalFrontends::default()) {
+                let elements = self.nft.elements(table, set.name).map_err(failed)?;
+                elements.iter().for_each(|element| read(set.name, element, &mut found));
+            }
         }
         Ok(found)
     }
@@ -223,11 +228,11 @@ fn steer() -> Vec<Rule> {
     {
         let to = if v6 { Field::CtDaddr6 } else { Field::CtDaddr4 };
         // What somebody else translates is theirs.
-        let ours = vec![family(v6), direction(true), Expr::HasNone { field: Field::CtStatus, mask: DST_NAT }];
+        let ours = [family(v6), direction(true), Expr::HasNone { field: Field::CtStatus, mask: DST_NAT }];
         let at = |set| Expr::In { fields: [&[to], &port[..]].concat(), set };
         let node_port =
             [Expr::In { fields: vec![to], set: node }, Expr::In { fields: port.to_vec(), set: "nodeports" }];
-        rules.push(rule([&ours[..], &node_port, &[to_alias.clone()]].concat()));
+        rules.push(rule([&ours[..], &node_port, std::slice::from_ref(&to_alias)].concat()));
         rules.push(rule([&ours[..], &[at(front), to_alias.clone()]].concat()));
         let established = Expr::HasAny { field: Field::CtState, mask: ESTABLISHED | RELATED };
         rules.push(rule([&ours[..], &[established, at(kept), to_alias.clone()]].concat()));
@@ -276,59 +281,6 @@ fn masquerades((first, last): (u16, u16)) -> Vec<Vec<Expr>> {
     // What has no ports; and all, where the range leaves no room.
     all.push(vec![Expr::Masquerade(None)]);
     all
-}
-
-/// Names and members of the sets.
-fn sets(local: &LocalFrontends) -> Vec<Set> {
-    let address = |v6| if v6 { KeyType::Ipv6Addr } else { KeyType::Ipv4Addr };
-    let of = |addr: &IpAddr, v6: bool| addr.is_ipv6() == v6;
-    let at = |all: &BTreeSet<(IpAddr, SvcPort)>, v6| {
-        let members = all.iter().filter(|(addr, _)| of(addr, v6));
-        members.map(|(addr, at)| [octets(*addr), port_key(*at)].concat()).collect()
-    };
-    let frontend = |v6| vec![address(v6), KeyType::InetProto, KeyType::InetService];
-    let mut all = Vec::new();
-    for (v6, [node, front, kept]) in
-        [(false, ["node4", "front4", "kept4"]), (true, ["node6", "front6", "kept6"])]
-    {
-        let nodes =
-            local.node_addresses.iter().filter(|addr| of(addr, v6)).map(|addr| octets(*addr)).collect();
-        all.push(Set { name: node, key: vec![address(v6)], elements: nodes });
-        all.push(Set { name: front, key: frontend(v6), elements: at(&local.frontends, v6) });
-        all.push(Set { name: kept, key: frontend(v6), elements: at(&local.kept, v6) });
-    }
-    let ports = local.node_ports.iter().map(|at| port_key(*at)).collect();
-    all.push(Set { name: "nodeports", key: vec![KeyType::InetProto, KeyType::InetService], elements: ports });
-    all
-}
-
-/// Protocol and port in a key: each four bytes.
-fn port_key(at: SvcPort) -> Vec<u8> {
-    let [high, low] = at.port.to_be_bytes();
-    vec![at.proto as u8, 0, 0, 0, high, low, 0, 0]
-}
-
-/// Puts an element of the set of this name where it belongs. What is none of ours is left out.
-fn read(set: &str, element: &[u8], found: &mut LocalFrontends) {
-    let at = |key: &[u8]| {
-        let [proto, _, _, _, high, low, _, _] = key else { return None };
-        Some(SvcPort { proto: Proto::from_number(*proto)?, port: u16::from_be_bytes([*high, *low]) })
-    };
-    let addr = |key: &[u8]| -> Option<IpAddr> {
-        let v4 = || <[u8; 4]>::try_from(key).ok().map(IpAddr::from);
-        v4().or_else(|| <[u8; 16]>::try_from(key).ok().map(IpAddr::from))
-    };
-    let frontend = |key: &[u8]| {
-        let (to, port) = key.split_at_checked(key.len().checked_sub(8)?)?;
-        Some((addr(to)?, at(port)?))
-    };
-    match set {
-        "node4" | "node6" => found.node_addresses.extend(addr(element)),
-        "nodeports" => found.node_ports.extend(at(element)),
-        "front4" | "front6" => found.frontends.extend(frontend(element)),
-        "kept4" | "kept6" => found.kept.extend(frontend(element)),
-        _ => {}
-    }
 }
 
 fn rule(expressions: impl IntoIterator<Item = Expr>) -> Rule {
