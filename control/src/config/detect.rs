@@ -1,4 +1,4 @@
-//! `detectLocal`: how local pods are told from everybody else. Only with `returnPath: connmark` does it matter: local
+//! `detectLocal`: how local pods are told from everybody else. Only with `returnPath: conntrack` does it matter: local
 //! pods keep their address on the way to a ClusterIP, everybody else is masqueraded.
 
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! Settings of the whole host that the return path `connmark` needs: connection tracking's, and that bridged packets
+//! Settings of the whole host that the return path `conntrack` needs: connection tracking's, and that bridged packets
 //! pass it. They are kernel files, with no other way to set them.
 
 use std::fs;

@@ -169,7 +169,7 @@ impl Parts {
             for addr in self.here.hosts.intersection(frontends) {
                 let what =
                     format!("{addr} is an address of this host, which keeps its packets: not served here");
-                let remedy = "take it off this host, or take returnPath: connmark";
+                let remedy = "take it off this host, or take returnPath: conntrack";
                 tell_owners(*addr, &what, remedy, desired, &mut problems);
             }
         }

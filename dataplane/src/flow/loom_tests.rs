@@ -21,13 +21,13 @@ use super::hash::{Hash, SEED_WORDS, Seed};
 use super::index::Bucket;
 use super::loads::Loads;
 use super::map::Slots;
-use super::open::{NewFlow, Opened};
+use super::open::{Met, NewFlow, Opened};
 use super::record::Draft;
 use super::region::Parts;
 use super::state::State;
 use super::table::{Hit, Table};
 use super::tcp::Flags;
-use super::{Key, Ttls};
+use super::{Key, Tops, Ttls};
 use crate::clock::Time;
 use crate::ids::{EndpointId, ServiceId, WorkerId};
 use crate::packet::layout::L4Flags;
@@ -144,7 +144,9 @@ impl Worker {
     /// used.
     fn keep_busy(&mut self) {
         let (forward, reply) = (key(90, TCP), key(11, TCP));
-        let draft = Draft { forward, reply, service: ServiceId(1), endpoint: EndpointId(1), incarnation: 1 };
+        let tops = Tops::as_they_arrive(&forward, &reply);
+        let (service, endpoint) = (ServiceId(1), EndpointId(1));
+        let draft = Draft { forward, reply, service, endpoint, incarnation: 1, tops };
         while self.own.free() > 0 {
             let ix = self.own.pop().unwrap();
             let live = |generation| State::new(generation, at(100).tick(), 1, Flags::EST);

@@ -14,7 +14,8 @@ const IN_THE_WAY: u64 = 8;
 
 fn write(table: &Table<2>, ix: u32, n: u64) -> u16 {
     let (forward, reply) = (key(n, UDP), key(1000 + u64::from(ix), UDP));
-    let draft = Draft { forward, reply, service: ServiceId(1), endpoint: EndpointId(1), incarnation: 1 };
+    let (service, endpoint, tops) = (ServiceId(1), EndpointId(1), Tops::as_they_arrive(&forward, &reply));
+    let draft = Draft { forward, reply, service, endpoint, incarnation: 1, tops };
     let live = |generation| State::new(generation, at(100).tick(), 1, Flags::NONE);
     table.record(FlowIx(ix)).write(&draft, live)
 }
