@@ -210,7 +210,7 @@ async fn host_plan_inside() {
     assert_eq!(whole.matches("src 10.9.0.2").count(), 3, "{whole}");
     run("ip", &["route", "del", "203.0.113.9", "dev", "tunway0", "table", "local"]);
     let done = tokio::time::timeout(Duration::from_secs(2), host.repair()).await.unwrap().unwrap();
-    assert_eq!(done, ["route 203.0.113.9/32 dev tunway0 table local"]);
+    assert_eq!(done, ["route 203.0.113.9/32 table local dev tunway0"]);
     assert_eq!(routes(), whole);
     assert!(!node::cleanup(&config).await.unwrap().is_empty());
     assert_eq!((run("ip", &["rule"]).lines().count(), routes().as_str()), (3, ""));
