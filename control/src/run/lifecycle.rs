@@ -230,9 +230,9 @@ impl<S: Steering> Lifecycle<S> {
         self.state.tell_troubles();
         self.collect();
         if self.state.has_world() {
-            self.keep_open();
+            let moved = self.keep_open();
             self.serve_locally().await;
-            if std::mem::take(&mut self.frontends_moved) {
+            if std::mem::take(&mut self.frontends_moved) || moved {
                 self.route().await?;
             }
         }
@@ -240,14 +240,15 @@ impl<S: Steering> Lifecycle<S> {
     }
 
     /// Frontends that went are kept for their open flows: workers know before packets come another way.
-    fn keep_open(&mut self) {
+    /// True if what is kept has changed.
+    fn keep_open(&mut self) -> bool {
         if !self.state.keep_open() {
-            return;
+            return false;
         }
-        self.frontends_moved = true;
         if let Err(error) = self.state.publish() {
             tracing::error!(%error, "this state cannot be served: the last one goes on");
         }
+        true
     }
 
     /// What comes to addresses of this host and is a Service's leads here. Before it does, or after, the host has it:
@@ -308,18 +309,15 @@ impl<S: Steering> Lifecycle<S> {
         }
         self.state.keep_house();
         self.state.answer_health_checks();
-        let looks = self.state.keeps_open() && self.kept_at <= Instant::now();
-        if looks {
+        let mut moved = false;
+        if self.state.keeps_open() && self.kept_at <= Instant::now() {
             self.kept_at = Instant::now() + KEPT_INTERVAL;
-            self.keep_open();
+            moved = self.keep_open();
         }
-        if !self.served || looks {
+        if !self.served || moved {
             self.serve_locally().await;
         }
-        if self.state.is_ready() && std::mem::take(&mut self.frontends_moved) {
-            self.route().await?;
-        }
-        if self.state.is_ready() && !self.routed {
+        if self.state.is_ready() && (!self.routed || moved) {
             self.route().await?;
         }
         Ok(())

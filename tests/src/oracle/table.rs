@@ -21,7 +21,15 @@ impl Oracle {
         cluster: Option<&Cluster>,
         swept: Option<Time>,
     ) -> Judgement {
-        let table = gateway.flows();
+        let (held, table): (Vec<_>, Vec<_>) = gateway.flows().into_iter().partition(holds);
+        for flow in &held {
+            if self.held.get(&flow.reply).is_none_or(|(by, _)| *by != flow.forward) {
+                return Err(format!(
+                    "{} holds a reply tuple that nobody left behind: {flow:?}",
+                    flow.forward
+                ));
+            }
+        }
         let mut seen = BTreeSet::new();
         for flow in &table {
             if !seen.insert(flow.forward) {
@@ -29,7 +37,7 @@ impl Oracle {
             }
             self.one(flow, gateway.now)?;
         }
-        if gateway.tables.v4.live() + gateway.tables.v6.live() != table.len() {
+        if gateway.tables.v4.live() + gateway.tables.v6.live() != table.len() + held.len() {
             return Err("live flows are not counted right".into());
         }
         counted(gateway, &table)?;
@@ -64,7 +72,8 @@ impl Oracle {
     /// # Errors
     /// A flow is gone that must never be evicted.
     pub fn lose(&mut self, gateway: &Gateway) -> Judgement {
-        let there: BTreeSet<_> = gateway.flows().iter().map(|flow| flow.forward).collect();
+        let table = gateway.flows();
+        let there: BTreeSet<_> = table.iter().filter(|flow| !holds(flow)).map(|flow| flow.forward).collect();
         let gone: Vec<_> = self.flows.keys().filter(|forward| !there.contains(*forward)).copied().collect();
         for forward in gone {
             if self.flows[&forward].history.protected() {
@@ -91,6 +100,11 @@ impl Oracle {
         }
         Ok(())
     }
+}
+
+/// It is over, and keeps its reply tuple from others for a while.
+fn holds(flow: &Flow) -> bool {
+    flow.state == "HELD"
 }
 
 /// Every endpoint's counter is the number of its active flows, and those are the ones that are not closing.
