@@ -166,7 +166,7 @@ pub(crate) fn an_unprivileged_look_says_so() {
     mount(Some("tmpfs"), "/dev/net", Some("tmpfs"), MsFlags::empty(), nothing).unwrap();
     let found = fatal(&config());
     let node = found.iter().find(|finding| finding.what == "/dev/net/tun").expect("named");
-    assert!(node.remedy.contains("mknod /dev/net/tun c 10 200"), "{node:?}");
+    assert!(node.remedy.contains("mknod -m 0600 /dev/net/tun c 10 200"), "{node:?}");
     shell(node.remedy.as_str());
     assert!(fatal(&config()).iter().all(|finding| finding.what != "/dev/net/tun"), "the remedy works");
 

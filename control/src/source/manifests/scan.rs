@@ -66,9 +66,9 @@ mod tests {
         let broken = scanner.scan().unwrap();
         let told: Vec<_> = broken
             .iter()
-            .filter_map(|event| match event {
-                Event::Problems { object, problems } if !problems.is_empty() => Some(object.clone()),
-                _ => None,
+            .filter_map(|event| {
+                let Event::Problems { object, problems } = event else { return None };
+                (!problems.is_empty()).then(|| object.clone())
             })
             .collect();
         assert_eq!((services(&broken), told.len()), (1, 1), "the last good state goes on: {broken:?}");
