@@ -27,7 +27,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "clock",
         ],
     ),
-    ("service", &["packet::tuple", "ids", "sync", "clock", "verdict"]),
+    ("service", &["packet::tuple", "packet::alias", "ids", "sync", "clock", "verdict"]),
     ("nat", &["service", "flow", "packet", "ids", "clock", "stats", "verdict"]),
     ("engine", &["nat", "service", "flow", "packet", "ids", "clock", "stats", "verdict"]),
     ("io", &["packet::vnet", "packet::frame", "verdict"]),

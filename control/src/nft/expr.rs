@@ -21,15 +21,17 @@ pub(crate) enum Field {
     Saddr6,
     Daddr4,
     Daddr6,
-    CtState,
     CtStatus,
     CtDirection,
     /// Of the original direction.
     CtZone,
     /// Of the original direction, too.
+    CtSaddr4,
+    CtSaddr6,
     CtDaddr4,
     CtDaddr6,
     CtProtocol,
+    CtSourcePort,
     CtDestinationPort,
 }
 
@@ -42,12 +44,7 @@ pub(crate) enum Expr {
         value: Vec<u8>,
         not: bool,
     },
-    /// Some bit of the mask is set in the field (host order).
-    HasAny {
-        field: Field,
-        mask: u32,
-    },
-    /// No bit of it is.
+    /// No bit of the mask is set in the field (host order).
     HasNone {
         field: Field,
         mask: u32,
@@ -103,9 +100,14 @@ impl Field {
     /// Bytes of its value.
     pub(crate) const fn len(self) -> u32 {
         match self {
-            Self::InputName | Self::OutputName | Self::Saddr6 | Self::Daddr6 | Self::CtDaddr6 => 16,
-            Self::Saddr4 | Self::Daddr4 | Self::CtDaddr4 | Self::CtState | Self::CtStatus => 4,
-            Self::CtZone | Self::CtDestinationPort => 2,
+            Self::InputName
+            | Self::OutputName
+            | Self::Saddr6
+            | Self::Daddr6
+            | Self::CtSaddr6
+            | Self::CtDaddr6 => 16,
+            Self::Saddr4 | Self::Daddr4 | Self::CtSaddr4 | Self::CtDaddr4 | Self::CtStatus => 4,
+            Self::CtZone | Self::CtSourcePort | Self::CtDestinationPort => 2,
             Self::Family | Self::L4Proto | Self::TcpFlags | Self::CtDirection | Self::CtProtocol => 1,
         }
     }
@@ -123,10 +125,12 @@ impl Field {
             Self::Daddr4 => payload(NETWORK, 16, 4, register, out),
             Self::Saddr6 => payload(NETWORK, 8, 16, register, out),
             Self::Daddr6 => payload(NETWORK, 24, 16, register, out),
-            Self::CtState => ct(0, None, register, out),
             Self::CtDirection => ct(1, None, register, out),
             Self::CtStatus => ct(2, None, register, out),
             Self::CtZone => ct(17, ORIGINAL, register, out),
+            Self::CtSaddr4 => ct(19, ORIGINAL, register, out),
+            Self::CtSaddr6 => ct(21, ORIGINAL, register, out),
+            Self::CtSourcePort => ct(11, ORIGINAL, register, out),
             Self::CtDaddr4 => ct(20, ORIGINAL, register, out),
             Self::CtDaddr6 => ct(22, ORIGINAL, register, out),
             Self::CtProtocol => ct(10, ORIGINAL, register, out),
@@ -143,10 +147,10 @@ impl Expr {
                 field.load(REG, out);
                 compare(*not, value, out);
             }
-            Self::HasAny { field, mask } | Self::HasNone { field, mask } => {
+            Self::HasNone { field, mask } => {
                 field.load(REG, out);
                 bitwise(4, &mask.to_ne_bytes(), &[0; 4], out);
-                compare(matches!(self, Self::HasAny { .. }), &[0; 4], out);
+                compare(false, &[0; 4], out);
             }
             Self::Masked { field, mask, value } => {
                 field.load(REG, out);

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use dataplane::packet::tuple::Tuple;
 use dataplane::service::SvcPort;
 
 /// What is served at addresses of this host.
@@ -17,8 +18,8 @@ pub struct LocalFrontends {
     pub node_ports: BTreeSet<SvcPort>,
     /// Frontends at an address of this host, with their ports.
     pub frontends: BTreeSet<(IpAddr, SvcPort)>,
-    /// Frontends that are gone while flows of theirs are open: what belongs to a connection still leads here.
-    pub kept: BTreeSet<(IpAddr, SvcPort)>,
+    /// Open flows of frontends that are gone, client to frontend: they still lead here, and nobody else.
+    pub kept: BTreeSet<Tuple<IpAddr>>,
 }
 
 impl LocalFrontends {

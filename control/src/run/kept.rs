@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use dataplane::packet::tuple::Tuple;
+use dataplane::packet::tuple::{Proto, Tuple};
 use dataplane::service::SvcPort;
 
 use crate::node::LocalFrontends;
@@ -15,8 +15,8 @@ pub struct Kept {
     /// As of the last look.
     addresses: BTreeSet<IpAddr>,
     local: LocalFrontends,
-    /// Gone, and with open flows.
-    frontends: BTreeSet<(IpAddr, SvcPort)>,
+    /// Open ones of frontends that are gone.
+    flows: BTreeSet<Tuple<IpAddr>>,
 }
 
 impl Kept {
@@ -35,49 +35,48 @@ impl Kept {
         let gone: BTreeSet<IpAddr> = self.addresses.difference(addresses).copied().collect();
         let local_gone = !self.local.within(local);
         let mut open = BTreeSet::new();
-        if !gone.is_empty() || local_gone || !self.frontends.is_empty() {
+        if !gone.is_empty() || local_gone || !self.flows.is_empty() {
             flows(&mut |flow| {
                 let port = SvcPort { port: flow.dport, proto: flow.proto };
-                let at = (flow.dst, port);
                 let was = || {
                     gone.contains(&flow.dst)
                         || self.local.serves(flow.dst, port)
-                        || self.frontends.contains(&at)
+                        || self.flows.contains(&flow)
                 };
                 if was() && !served(flow.dst, port) {
-                    open.insert(at);
+                    open.insert(flow);
                 }
             });
         }
-        let changed = open != self.frontends;
-        self.frontends = open;
+        let changed = open != self.flows;
+        self.flows = open;
         self.addresses.clone_from(addresses);
         self.local.clone_from(local);
         changed
     }
 
-    /// What is kept.
+    /// The flows that are kept, client to frontend.
     #[must_use]
-    pub fn frontends(&self) -> &BTreeSet<(IpAddr, SvcPort)> {
-        &self.frontends
+    pub fn flows(&self) -> &BTreeSet<Tuple<IpAddr>> {
+        &self.flows
     }
 
-    /// Addresses of what is kept.
+    /// Addresses of their frontends.
     #[must_use]
     pub fn addresses(&self) -> BTreeSet<IpAddr> {
-        self.frontends.iter().map(|(addr, _)| *addr).collect()
+        self.flows.iter().map(|flow| flow.dst).collect()
     }
 }
 
-/// The address is this host's, whose ports are served one by one.
+/// The ports of this address are served one by one.
 fn is_own(local: &LocalFrontends, addr: IpAddr) -> bool {
-    local.node_addresses.contains(&addr) || local.frontends.iter().any(|(own, _)| *own == addr)
+    let lowest = SvcPort { port: 0, proto: Proto::Tcp };
+    let mut from = local.frontends.range((addr, lowest)..);
+    local.node_addresses.contains(&addr) || from.next().is_some_and(|(own, _)| *own == addr)
 }
 
 #[cfg(test)]
 mod tests {
-    use dataplane::packet::tuple::Proto;
-
     use super::*;
 
     fn ip(text: &str) -> IpAddr {
@@ -115,11 +114,11 @@ mod tests {
             [flow("10.96.0.1", 80), flow("10.96.0.2", 443), flow("10.96.0.2", 443), flow("10.9.9.9", 1)];
         let all = |each: &mut dyn FnMut(Tuple<IpAddr>)| flows.into_iter().for_each(each);
         assert!(kept.look(&vips(&["10.96.0.1"]), &none, all));
-        assert_eq!(*kept.frontends(), [(ip("10.96.0.2"), at(443))].into());
+        assert_eq!(*kept.flows(), [flow("10.96.0.2", 443)].into());
         assert_eq!(kept.addresses(), vips(&["10.96.0.2"]));
         assert!(!kept.look(&vips(&["10.96.0.1"]), &none, all), "nothing new");
         assert!(kept.look(&vips(&["10.96.0.1"]), &none, |_| {}), "its last flow is over");
-        assert!(kept.frontends().is_empty());
+        assert!(kept.flows().is_empty());
         assert!(!kept.look(&vips(&["10.96.0.1"]), &none, never));
     }
 
@@ -131,7 +130,7 @@ mod tests {
         kept.look(&vips(&["10.96.0.1"]), &none, all);
         assert!(kept.look(&vips(&[]), &none, all));
         assert!(kept.look(&vips(&["10.96.0.1"]), &none, all));
-        assert!(kept.frontends().is_empty());
+        assert!(kept.flows().is_empty());
     }
 
     #[test]
@@ -141,9 +140,9 @@ mod tests {
         let all = |each: &mut dyn FnMut(Tuple<IpAddr>)| flows.into_iter().for_each(each);
         assert!(!kept.look(&vips(&[]), &node_ports(&[30_080, 30_081]), all));
         assert!(kept.look(&vips(&[]), &node_ports(&[30_081]), all));
-        assert_eq!(*kept.frontends(), [(ip("10.1.0.1"), at(30_080))].into());
+        assert_eq!(*kept.flows(), [flow("10.1.0.1", 30_080)].into());
         // The last node port goes, and the address takes none any more.
         assert!(kept.look(&vips(&[]), &LocalFrontends::default(), all));
-        assert_eq!(kept.frontends().len(), 2, "never what was none of a Service's");
+        assert_eq!(kept.flows().len(), 2, "never what was none of a Service's");
     }
 }

@@ -192,12 +192,20 @@ impl State {
         self.parts.service_cidrs(&self.desired)
     }
 
-    /// The addresses to route here. Where packets do not come by aliases, those of frontends that are kept are among
-    /// them.
+    /// The addresses to route here, with every port. Where packets come by aliases these are the ClusterIPs: other
+    /// addresses may be somebody's, who has the ports no Service has. Else they are those of all frontends, and of those
+    /// that are kept.
     #[must_use]
     pub fn routed(&self) -> BTreeSet<IpAddr> {
-        let kept = if self.parts.by_alias() { BTreeSet::new() } else { self.kept.addresses() };
-        self.frontends().union(&kept).copied().collect()
+        let all = self.frontends();
+        if self.parts.by_alias() {
+            return all.into_iter().filter(|addr| self.is_cluster_ip(*addr)).collect();
+        }
+        all.union(&self.kept.addresses()).copied().collect()
+    }
+
+    fn is_cluster_ip(&self, addr: IpAddr) -> bool {
+        self.snapshot().is_some_and(|world| world.is_cluster_ip(addr))
     }
 
     /// Looks for frontends that are gone while flows of theirs are open: these are still led here. True if that has
@@ -217,7 +225,7 @@ impl State {
     /// Frontends are kept for open flows.
     #[must_use]
     pub fn keeps_open(&self) -> bool {
-        !self.kept.frontends().is_empty()
+        !self.kept.flows().is_empty()
     }
 
     /// Every address some Service is to be reached at, for routes: but where the source itself is reached.
@@ -227,20 +235,24 @@ impl State {
         all.filter(|addr| !self.parts.is_spared(*addr)).collect()
     }
 
-    /// What is served at addresses of this host: node ports, and frontends whose address it has itself.
+    /// What is served port by port: node ports, frontends whose address this host has itself, and with aliases all that
+    /// are no ClusterIP.
     #[must_use]
     pub fn local_frontends(&self) -> LocalFrontends {
         let node_addresses: BTreeSet<IpAddr> = self
             .snapshot()
             .map(|world| world.fabric().node_addresses.iter().copied().collect())
             .unwrap_or_default();
+        let by_alias = self.parts.by_alias();
+        let outer = self.frontends().into_iter().filter(|addr| by_alias && !self.is_cluster_ip(*addr));
         let own = self.parts.hosts().filter(|addr| self.compiler.frontends().contains(addr));
-        let frontends = own.flat_map(|addr| self.compiler.frontends_at(addr).map(move |port| (addr, port)));
+        let frontends =
+            own.chain(outer).flat_map(|addr| self.compiler.frontends_at(addr).map(move |port| (addr, port)));
         LocalFrontends {
             node_addresses,
             node_ports: self.compiler.node_ports(),
             frontends: frontends.collect(),
-            kept: self.kept.frontends().clone(),
+            kept: self.kept.flows().clone(),
         }
     }
 

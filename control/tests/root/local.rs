@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use control::node::{Host, LocalFrontends};
-use dataplane::packet::tuple::Proto;
+use dataplane::packet::tuple::{Proto, Tuple};
 use dataplane::service::SvcPort;
 
 use crate::host::{
@@ -13,8 +13,15 @@ use crate::host::{
 /// Node ports at the node's own addresses, and a frontend at one of them.
 pub(crate) fn served(ports: &[u16]) -> LocalFrontends {
     let port = |port: u16| SvcPort { port, proto: Proto::Tcp };
+    let kept = Tuple {
+        src: addr("fd00:77::9"),
+        dst: addr("fd00:77::1"),
+        sport: 40_000,
+        dport: 8443,
+        proto: Proto::Tcp,
+    };
     LocalFrontends {
-        kept: [(addr("fd00:77::1"), port(8443))].into(),
+        kept: [kept].into(),
         node_addresses: [addr("192.168.77.1"), addr("fd00:77::1")].into(),
         node_ports: ports.iter().map(|number| port(*number)).collect(),
         frontends: [(addr("192.168.77.1"), port(443))].into(),

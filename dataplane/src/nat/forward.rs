@@ -48,7 +48,11 @@ impl<const N: usize> Nat<'_, N> {
         }
         match decision {
             // The host would refuse it, had it not been led here.
-            Decision::NotOurs if arrived != tuple && begins(tuple.proto, flags) => {
+            Decision::NotOurs
+                if arrived != tuple
+                    && snapshot.is_aliased(tuple.dst.into())
+                    && begins(tuple.proto, flags) =>
+            {
                 alias::set_destination(frame.packet_mut(), tuple.dst);
                 Outcome::Answer(if tuple.proto == Proto::Tcp { Answer::Reset } else { Answer::Unreachable })
             }

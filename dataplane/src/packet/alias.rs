@@ -56,6 +56,16 @@ pub fn is(addr: IpAddr) -> bool {
     }
 }
 
+/// The addresses that have this alias.
+pub fn behind(alias: IpAddr) -> impl Iterator<Item = IpAddr> {
+    // IPv6 tells them all apart.
+    let count = if alias.is_ipv4() { 15 } else { 1 };
+    (0..count).map(move |top: u32| match alias {
+        IpAddr::V4(addr) => IpAddr::V4((addr.to_bits() & !RANGE_V4.0.to_bits() | top << 28).into()),
+        IpAddr::V6(_) => of(alias),
+    })
+}
+
 /// The top four bits of an address, which its alias does not tell.
 #[must_use]
 pub fn top(addr: IpAddr) -> u8 {
@@ -125,6 +135,9 @@ mod tests {
             assert!(is(alias) && !is(addr), "{addr}");
         }
         assert_eq!(of(of(ip("2001:db8::1"))), ip("2001:db8::1"));
+        assert!(behind(ip("250.1.2.3")).all(|addr| of(addr) == ip("250.1.2.3") && !is(addr)));
+        assert!(behind(ip("250.1.2.3")).any(|addr| addr == ip("26.1.2.3")));
+        assert!(behind(ip("a001:db8::1")).eq([ip("2001:db8::1")]));
         assert_eq!((top(ip("26.1.2.3")), top(ip("fd00::1"))), (1, 15));
         assert!(is(IpAddr::V4(RANGE_V4.0)));
         assert!(RANGES_V6.iter().all(|(range, _)| is(IpAddr::V6(*range))));

@@ -7,6 +7,7 @@ use super::chunked::Chunked;
 use super::lookup::{NodePorts, Prefixes, Vip, Vips};
 use super::{FrontendKind, LocalMap, PortSet, Service, SvcPort};
 use crate::ids::ServiceId;
+use crate::packet::alias;
 
 /// What workers see.
 #[derive(Debug)]
@@ -127,11 +128,18 @@ impl Snapshot {
         self.fabric.snat.contains(&addr)
     }
 
-    /// The addresses that an alias may stand for: none for a reply's.
+    /// The addresses that an alias may stand for: this host's and those kept, then those of frontends. None for a reply's.
     pub fn behind_alias(&self, alias: IpAddr) -> impl Iterator<Item = IpAddr> {
         let first = self.fabric.aliased.partition_point(|(other, _)| *other < alias);
         let same = self.fabric.aliased[first..].iter().take_while(move |(other, _)| *other == alias);
-        same.map(|(_, addr)| *addr)
+        let fronts = alias::behind(alias).filter(|addr| self.vip(*addr).is_some());
+        same.map(|(_, addr)| *addr).chain(fronts)
+    }
+
+    /// What is sent to this address comes to this host whoever serves it, or belongs to a flow that is kept.
+    #[must_use]
+    pub fn is_aliased(&self, addr: IpAddr) -> bool {
+        self.fabric.aliased.binary_search(&(alias::of(addr), addr)).is_ok()
     }
 
     /// The address lies in a Service CIDR, whether or not a Service has it.

@@ -113,11 +113,11 @@ fn wait_until_all_is_served(site: &Site, node: u8) {
         let set = space.run("nft list set inet tunway_alias nodeports").unwrap();
         all.iter().all(|service| set.contains(&format!("tcp . {}", service.node_port())))
     });
-    wait_for("every address is routed", PATIENCE, || {
-        let routes = ["-4", "-6"]
-            .map(|family| space.ip(&format!("{family} route show table local proto 77")).unwrap());
+    wait_for("every address of the outside is steered", PATIENCE, || {
+        let sets = ["front4", "front6"]
+            .map(|set| space.run(&format!("nft list set inet tunway_alias {set}")).unwrap());
         let addresses = all.iter().flat_map(|service| service.outer());
-        addresses.into_iter().all(|ip| routes.concat().contains(&format!("{ip} dev")))
+        addresses.into_iter().all(|ip| sets.concat().contains(&format!("{ip} . tcp")))
     });
 }
 

@@ -11,8 +11,7 @@
 //!   up      prerouting  -90  from elsewhere: steer, behind destination NAT (-100)
 //!   upo     output      -90  steer: endpoints on this host, ICMP errors it makes
 //!   steer                    a reply of the zone → alias.  Original direction, not translated by others: to a node port
-//!                            or frontend on an address of this host → alias;  to one that is gone, if the connection is
-//!                            established → alias
+//!                            or to a frontend that is no ClusterIP → alias;  of a flow whose frontend is gone → alias
 //!   alias                    the destination becomes its alias, which is routed to DEVICE
 //!   loop    forward    -160  from DEVICE to DEVICE: dropped
 //!   leave   postrouting -160 to DEVICE: a SYN gets the segment size of the way's MTU
@@ -20,7 +19,9 @@
 //!   in      input            from DEVICE with the SNAT address: the node's address
 //! ```
 //! `steer` asks the connection, not the packet, so ICMP errors go the way of what they are about. `post`'s identity
-//! binding keeps a CNI's own masquerading away from what comes to us. No rule depends on Services or endpoints.
+//! binding keeps a CNI's own masquerading away from what comes to us. What is no ClusterIP may be
+//! somebody's, who has the ports that no Service has: it is not routed here, but steered port by port. No rule depends on
+//! Services or endpoints.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -234,8 +235,9 @@ fn steer() -> Vec<Rule> {
             [Expr::In { fields: vec![to], set: node }, Expr::In { fields: port.to_vec(), set: "nodeports" }];
         rules.push(rule([&ours[..], &node_port, std::slice::from_ref(&to_alias)].concat()));
         rules.push(rule([&ours[..], &[at(front), to_alias.clone()]].concat()));
-        let established = Expr::HasAny { field: Field::CtState, mask: ESTABLISHED | RELATED };
-        rules.push(rule([&ours[..], &[established, at(kept), to_alias.clone()]].concat()));
+        let from = [if v6 { Field::CtSaddr6 } else { Field::CtSaddr4 }, Field::CtSourcePort];
+        let flow = Expr::In { fields: [&from[..], &[to], &port[..]].concat(), set: kept };
+        rules.push(rule([&ours[..], &[flow, to_alias.clone()]].concat()));
     }
     rules
 }
@@ -346,6 +348,3 @@ const DESTINATION_NAT: i32 = -100;
 const SOURCE_NAT: i32 = 100;
 /// `IPS_DST_NAT`.
 const DST_NAT: u32 = 1 << 5;
-/// `NF_CT_STATE_BIT` of `IP_CT_ESTABLISHED` and `IP_CT_RELATED`.
-const ESTABLISHED: u32 = 1 << 1;
-const RELATED: u32 = 1 << 2;
