@@ -47,7 +47,7 @@ pub(crate) fn served_and_given_back() {
             "elements = { 192.168.77.1 }",
             "elements = { fd00:77::1 }",
             "elements = { 192.168.77.1 . tcp . 443 }",
-            "elements = { fd00:77::1 . tcp . 8443 }",
+            "elements = { fd00:77::9 . 40000 . fd00:77::1 . tcp . 8443 }",
         ] {
             assert!(sets.contains(line), "{line} is not in\n{sets}");
         }
