@@ -98,8 +98,7 @@ impl Nft {
         }
     }
 
-    /// Whether the kernel would take the table; nothing is changed. A transaction without an end is looked through and
-    /// given up.
+    /// Whether the kernel would take the table; nothing is changed, since the last part of the transaction must fail.
     pub(crate) fn check(&mut self, table: &Table) -> Result<(), NftError> {
         let mut parts = vec![new_table(CHECKED, 0)];
         parts.extend(contents(&Table { name: CHECKED, ..table.clone() }));
@@ -156,11 +155,9 @@ impl Nft {
     pub(crate) fn snapshot(&mut self, table: &str) -> Result<BTreeSet<Vec<u8>>, NftError> {
         let mut said = BTreeSet::new();
         for kind in [Kind::GetChain, Kind::GetRule, Kind::GetSet] {
-            let whole = [(Kind::GetChain, 1), (Kind::GetRule, 1), (Kind::GetSet, 1)];
-            let names = whole.iter().find(|(of, _)| *of == kind).map_or(1, |(_, name)| *name);
             self.dump(kind, (table, None), |answer| {
                 // A kernel that does not filter gives those of all tables.
-                let of = answer.attributes().get(names).unwrap_or_default();
+                let of = answer.attributes().get(TABLE).unwrap_or_default();
                 if of.strip_suffix(&[0]) == Some(table.as_bytes()) {
                     let fields = answer.attributes().filter(|(field, _)| !counts(kind, *field));
                     let mut one = vec![kind as u8];
@@ -175,15 +172,10 @@ impl Nft {
         Ok(said)
     }
 
-    /// Whether this kernel knows owners that are outlived by their tables: it says back what it was asked for.
+    /// Whether this kernel knows owners that are outlived by their tables: it makes such a table.
     fn can_own(&mut self) -> Result<bool, NftError> {
-        let made = self.transact(vec![new_table(PROBED, OWNER | PERSIST)]);
-        let known = made.is_ok();
-        if known {
-            self.transact(vec![del_table(PROBED)])?;
-        }
-        match made {
-            Ok(()) => Ok(true),
+        match self.transact(vec![new_table(PROBED, OWNER | PERSIST)]) {
+            Ok(()) => self.transact(vec![del_table(PROBED)]).map(|()| true),
             Err(NftError::Refused { source, .. })
                 if matches!(source.raw_os_error(), Some(EOPNOTSUPP | EEXIST | nix::libc::EINVAL)) =>
             {
@@ -303,6 +295,8 @@ fn refused(doing: &str) -> impl FnOnce(io::Error) -> NftError {
     move |source| NftError::Refused { doing, source }
 }
 
+/// The attribute of a chain, a rule and a set that names its table.
+const TABLE: u16 = 1;
 /// `NFNL_SUBSYS_NFTABLES`.
 const NFTABLES: u16 = 10;
 /// `NFT_TABLE_F_OWNER`, `NFT_TABLE_F_PERSIST`.
