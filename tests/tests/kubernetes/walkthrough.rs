@@ -224,7 +224,8 @@ impl Dump {
     /// Of everything over TCP that passes here; it is at work when this returns.
     fn start() -> std::io::Result<Self> {
         let mut child = Command::new("tcpdump")
-            .args(["-i", "any", "-nn", "-l", "--immediate-mode", "tcp"])
+            // Headers only: of whole packets the ring of an immediate mode holds eight.
+            .args(["-i", "any", "-nn", "-l", "--immediate-mode", "-s", "128", "tcp"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
