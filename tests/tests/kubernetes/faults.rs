@@ -20,6 +20,7 @@ use status::{Logs, generations, in_touch};
 pub(crate) mod broken;
 pub(crate) mod load;
 mod status;
+mod witness;
 
 const CLIENTS: [&str; 2] = ["client-1", "client-2"];
 const SERVERS: [&str; 2] = ["server-1", "server-2"];

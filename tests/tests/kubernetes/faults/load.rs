@@ -8,8 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use tests::kubernetes::Site;
 
+use super::witness::{Span, Witness, behind, queue_losses};
 use crate::client::{Connection, Failure, Front, Udp};
-use crate::kit::{From, Outcome, PATIENCE, StopOnDrop, eventually};
+use crate::kit::{From, LAG, Outcome, PATIENCE, StopOnDrop, eventually};
 use crate::objects::{Family, Service};
 
 /// Connections held for each client and family.
@@ -34,8 +35,10 @@ struct Tally {
     connections: AtomicU64,
     /// Of a new connection and its answer, in milliseconds.
     slowest: AtomicU64,
-    slow: Mutex<Vec<String>>,
+    slow: Mutex<Vec<(Span, String)>>,
     lost: Mutex<Vec<String>>,
+    /// What was slow with no proxy on the way.
+    witness: Witness,
 }
 
 impl Tally {
@@ -50,17 +53,26 @@ impl Tally {
             slowest: AtomicU64::new(0),
             slow: Mutex::new(Vec::new()),
             lost: Mutex::new(Vec::new()),
+            witness: Witness::default(),
         }
     }
 
-    /// One line for people; an error when anything was lost, if only until it was sent again.
-    fn judge(&self, story: &str) -> Outcome {
-        let [slow, lost] =
-            [&self.slow, &self.lost].map(|all| all.lock().unwrap_or_else(PoisonError::into_inner));
+    /// A few lines for people; an error when anything was lost, if only until it was sent again. What was slow while
+    /// the same was slow without a proxy is the machine's, and told.
+    fn judge(&self, story: &str, queue_losses: u64) -> Outcome {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut slow, mut excused) = (Vec::new(), Vec::new());
+        for (span, what) in self.slow.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            match self.witness.excuse(span) {
+                Some(why) => excused.push(format!("{what} ({why})")),
+                None => slow.push(what.clone()),
+            }
+        }
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         println!(
             "measured: {story}: {} streams with {} requests, {} UDP flows with {} datagrams, {} new connections, \
-             the slowest {} ms; slow: {}, lost: {}",
+             the slowest {} ms; slow: {}, lost: {}; the machine's: {excused:?}; {}; {queue_losses} packets found a \
+             device full",
             count(&self.streams),
             count(&self.requests),
             count(&self.flows),
@@ -68,26 +80,36 @@ impl Tally {
             count(&self.connections),
             count(&self.slowest),
             slow.len(),
-            lost.len()
+            lost.len(),
+            self.witness.told()
         );
         if count(&self.requests) < 50 || count(&self.datagrams) < 50 || count(&self.connections) < 20 {
             return Err("hardly anything was asked: the story proves nothing".into());
         }
-        for (what, all) in [("lost", lost), ("slow", slow)] {
+        for (what, all) in [("lost", &*lost), ("slow", &slow)] {
             if !all.is_empty() {
-                return Err(format!("{} {what}: {:?}", all.len(), &all[..all.len().min(5)]).into());
+                let (few, queue) = (&all[..all.len().min(5)], queue_losses);
+                let told = self.witness.told();
+                return Err(format!(
+                    "{} {what}: {few:?}; {told}; {queue} packets found a device full",
+                    all.len()
+                )
+                .into());
             }
         }
         Ok(())
     }
 
-    fn note(&self, list: &Mutex<Vec<String>>, what: &str) {
-        let at = self.begun.elapsed().unwrap_or_default().as_secs_f64();
-        list.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{at:.1} s: {what}"));
+    fn at(&self, what: &str) -> String {
+        format!("{:.1} s: {what}", self.begun.elapsed().unwrap_or_default().as_secs_f64())
     }
 
     fn lose(&self, what: &str) {
-        self.note(&self.lost, what);
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).push(self.at(what));
+    }
+
+    fn wait(&self, span: Span, what: &str) {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner).push((span, self.at(what)));
     }
 }
 
@@ -103,11 +125,20 @@ pub(crate) fn under_load(
     story: impl FnOnce() -> Outcome,
 ) -> Outcome {
     let (stop, tally) = (AtomicBool::new(false), Tally::begin());
+    let directly = [behind(site, service, Family::V4)?, behind(site, service, Family::V6)?].concat();
+    let full_before = queue_losses(site)?;
     let told = thread::scope(|scope| {
         // The scope waits for its threads, also when the story panics.
         let stopped = StopOnDrop(&stop);
         let mut users = Vec::new();
+        scope.spawn(|| tally.witness.watch_clock(&stop));
         for client in clients {
+            for pod in &directly {
+                let (stop, witness, from) = (&stop, &tally.witness, From::Pod(client));
+                users.push(
+                    scope.spawn(move || from.run(site, || witness.ask_directly(*pod, PACE * 2, SLOW, stop))),
+                );
+            }
             for family in Family::BOTH {
                 let (tcp, udp) = (service.tcp(family, 80), service.udp(family, 80));
                 let (stop, tally) = (&stop, &tally);
@@ -120,7 +151,7 @@ pub(crate) fn under_load(
         // The story is told to streams and flows that are open.
         let each = u64::try_from(clients.len() * Family::BOTH.len()).unwrap_or(u64::MAX);
         let wanted = [u64::from(STREAMS) * each, u64::from(FLOWS) * each];
-        let ready = eventually("all streams and flows are open", PATIENCE, || {
+        let ready = eventually("all streams and flows are open", LAG, || {
             let open = [&tally.streams, &tally.flows].map(|open| open.load(Ordering::Relaxed));
             if open == wanted { Ok(()) } else { Err(format!("{open:?} of {wanted:?}")) }
         });
@@ -131,7 +162,9 @@ pub(crate) fn under_load(
         }
         told
     });
-    let judged = tally.judge(name);
+    // A proxy that was started anew counts from zero.
+    let full = queue_losses(site).map(|full| full.checked_sub(full_before).unwrap_or(full));
+    let judged = full.and_then(|full| tally.judge(name, full));
     told?;
     judged
 }
@@ -197,12 +230,12 @@ fn connect(front: Front, stop: &AtomicBool, tally: &Tally) {
         let asked = SystemTime::now();
         match front.ask("hostname", PATIENCE) {
             Ok(_) => {
-                let took = asked.elapsed().unwrap_or_default();
-                let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                let span = Span::since(asked);
+                let millis = u64::try_from(span.took().as_millis()).unwrap_or(u64::MAX);
                 tally.connections.fetch_add(1, Ordering::Relaxed);
                 tally.slowest.fetch_max(millis, Ordering::Relaxed);
-                if took >= SLOW {
-                    tally.note(&tally.slow, &format!("a new connection to {front} took {millis} ms"));
+                if span.took() >= SLOW {
+                    tally.wait(span, &format!("a new connection to {front} took {millis} ms"));
                 }
             }
             Err(why) => tally.lose(&format!("a new connection to {front}: {why}")),

@@ -61,17 +61,23 @@ pub(crate) fn generations(cluster: &Cluster) -> Outcome<Vec<u64>> {
     (0..cluster.nodes().len()).map(generation).collect()
 }
 
-/// How often each tunway got out of touch with the API server, as it counts. None of kube-proxy.
-fn losses(cluster: &Cluster) -> Outcome<Vec<u64>> {
+/// What each tunway has counted under this name so far. None of kube-proxy.
+///
+/// # Errors
+/// One does not answer, or has no such counter.
+pub(crate) fn counted(cluster: &Cluster, name: &str) -> Outcome<Vec<u64>> {
     if cluster.proxy() == Proxy::KubeProxy {
         return Ok(Vec::new());
     }
-    let lost = |node| {
+    let of = |node| {
         let answer = ask(cluster, node, "/v1/counters")?;
-        answer["counters"]["source_lost"].as_u64().ok_or_else(|| format!("no source_lost in {answer}").into())
+        answer["counters"][name].as_u64().ok_or_else(|| format!("no {name} in {answer}").into())
     };
-    (0..cluster.nodes().len()).map(lost).collect()
+    (0..cluster.nodes().len()).map(of).collect()
 }
+
+/// How often each tunway got out of touch with the API server.
+const LOSSES: &str = "source_lost";
 
 /// The log of every tunway from some moment on: what it said in earlier stories is not this one's.
 pub(crate) struct Logs<'a> {
@@ -90,7 +96,7 @@ impl<'a> Logs<'a> {
     pub(crate) fn from_now(cluster: &'a Cluster) -> Outcome<Self> {
         let lines = |node| Ok(whole_log(cluster, node)?.lines().count());
         let before = (0..cluster.nodes().len()).map(lines).collect::<Outcome<_>>()?;
-        Ok(Self { cluster, before, lost: losses(cluster)? })
+        Ok(Self { cluster, before, lost: counted(cluster, LOSSES)? })
     }
 
     /// That each counts a loss, and ends with these, in this order, among other lines. kube-proxy has words of its own.
@@ -98,9 +104,9 @@ impl<'a> Logs<'a> {
     /// # Errors
     /// One does not say it.
     pub(crate) fn tell_of_loss(&self, wanted: &[&str]) -> Outcome {
-        let now = losses(self.cluster)?;
+        let now = counted(self.cluster, LOSSES)?;
         ensure(now.iter().zip(&self.lost).all(|(now, before)| now > before), || {
-            format!("source_lost: {:?}, then {now:?}", self.lost)
+            format!("{LOSSES}: {:?}, then {now:?}", self.lost)
         })?;
         self.each(|log| {
             let mut rest = log;
